@@ -1,0 +1,211 @@
+"""The words: rows, tasks, calls, attempts, answers, their states and the ways from one to the next.
+
+A task, one question of a series (`TaskState`):
+
+    READY ──claim──▶ IN_FLIGHT ──answer──▶ ANSWERED      stored in the same transaction as its body
+      ▲  ▲               │
+      │  └──put back─────┤                               refused, not sent, or ambiguous: a later due time
+      │                  ├──hold────▶ HELD                ambiguous, and the user wants to be asked
+      │                  └──fail────▶ FAILED              an error that asking again cannot mend
+      └──────retry────────────────────┘  (also from HELD and ANSWERED: `runner retry`)
+
+    state      set by                  leaves it                              after a crash
+    READY      expand, put back        claim, once its due time has come      stays
+    IN_FLIGHT  claim (before sending)  settle                                 ambiguous: recover puts it back
+    HELD       settle                  `runner retry`                         stays
+    ANSWERED   settle                  only by `runner retry` or `forget`     stays, with its body
+    FAILED     settle                  `runner retry`, or a later run         stays
+
+A run (`RunState`):
+
+    INGESTING ──▶ ACTIVE ──▶ FINISHED ──retry──▶ ACTIVE
+        │            └──cancel──▶ CANCELLED ──the same command──▶ ACTIVE
+        └──bad lines──▶ REJECTED ──▶ INGESTING
+
+An attempt ends as one `Outcome`. Only AMBIGUOUS can cost twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class TaskState(StrEnum):
+    """Where a task stands; drawn at the top of this module."""
+
+    READY = "ready"
+    IN_FLIGHT = "in_flight"
+    HELD = "held"
+    ANSWERED = "answered"
+    FAILED = "failed"
+
+
+TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
+    {
+        TaskState.READY: frozenset({TaskState.IN_FLIGHT}),
+        TaskState.IN_FLIGHT: frozenset(
+            {TaskState.READY, TaskState.HELD, TaskState.ANSWERED, TaskState.FAILED}
+        ),
+        TaskState.HELD: frozenset({TaskState.READY}),
+        TaskState.ANSWERED: frozenset({TaskState.READY}),
+        TaskState.FAILED: frozenset({TaskState.READY}),
+    }
+)
+
+
+class RunState(StrEnum):
+    """Where a run stands; drawn at the top of this module."""
+
+    INGESTING = "ingesting"
+    REJECTED = "rejected"
+    ACTIVE = "active"
+    FINISHED = "finished"
+    CANCELLED = "cancelled"
+
+
+RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = MappingProxyType(
+    {
+        RunState.INGESTING: frozenset({RunState.ACTIVE, RunState.REJECTED}),
+        RunState.REJECTED: frozenset({RunState.INGESTING}),
+        RunState.ACTIVE: frozenset({RunState.FINISHED, RunState.CANCELLED}),
+        RunState.FINISHED: frozenset({RunState.ACTIVE}),
+        RunState.CANCELLED: frozenset({RunState.ACTIVE}),
+    }
+)
+
+
+class Outcome(StrEnum):
+    """How one attempt ended, as far as paying for it goes."""
+
+    NOT_SENT = "not_sent"
+    """No byte of the request reached the server: asking again is free."""
+    REFUSED = "refused"
+    """The server answered that it did not execute the request."""
+    OK = "ok"
+    """A full answer of the right shape; it is stored."""
+    AMBIGUOUS = "ambiguous"
+    """Sent, and no full valid answer: it may have been executed and charged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the API counts them. `input` includes cached and cache-write tokens, `output` includes
+    reasoning tokens."""
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back from one call, before anybody says what it means.
+
+    `status` is None where no complete HTTP answer came; `fault` then says why ("connect", "timeout",
+    "reset", "cut", "too_large") and `sent` whether any byte of the request may have reached the server.
+    Header names are lower case. `elapsed` is seconds from send to last byte.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    fault: str | None = None
+    detail: str = ""
+    sent: bool = True
+    elapsed: float = 0.0
+
+    @property
+    def request_id(self) -> str | None:
+        return self.headers.get("x-request-id") or self.headers.get("apim-request-id")
+
+
+class Kind(StrEnum):
+    """What a reply means for its row, its model, the run."""
+
+    ANSWERED = "answered"
+    """A 200 whose body has the shape of an answer."""
+    ROW_ERROR = "row_error"
+    """Final for this row at once: asking again gives the same (400, 422, context length ...)."""
+    MODEL_ERROR = "model_error"
+    """Final for every row of this model (model_not_found)."""
+    TRY_AGAIN = "try_again"
+    """Refused for a reason of the moment; counts among the row's attempts (408, 409)."""
+    RATE_LIMITED = "rate_limited"
+    """429 for speed: holds the gate for all, costs no row an attempt."""
+    OVERLOADED = "overloaded"
+    """The server says it is overloaded and has not executed the request; holds the gate for all."""
+    NO_MONEY = "no_money"
+    """The account is out of money or at its spending limit: the run pauses."""
+    NO_ACCESS = "no_access"
+    """The key or a permission is refused: the run stops."""
+    AMBIGUOUS = "ambiguous"
+    """Sent, and no full valid answer."""
+    NOT_SENT = "not_sent"
+    """The request never left."""
+
+
+OUTCOME_OF_KIND: Mapping[Kind, Outcome] = MappingProxyType(
+    {
+        Kind.ANSWERED: Outcome.OK,
+        Kind.ROW_ERROR: Outcome.REFUSED,
+        Kind.MODEL_ERROR: Outcome.REFUSED,
+        Kind.TRY_AGAIN: Outcome.REFUSED,
+        Kind.RATE_LIMITED: Outcome.REFUSED,
+        Kind.OVERLOADED: Outcome.REFUSED,
+        Kind.NO_MONEY: Outcome.REFUSED,
+        Kind.NO_ACCESS: Outcome.REFUSED,
+        Kind.AMBIGUOUS: Outcome.AMBIGUOUS,
+        Kind.NOT_SENT: Outcome.NOT_SENT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a reply means. `wait` is how long the server asks us to wait, in seconds, where it says so.
+    `outage` marks the failures of a gateway or a whole server, as opposed to those of one request."""
+
+    kind: Kind
+    code: str = ""
+    message: str = ""
+    status: int | None = None
+    wait: float | None = None
+    outage: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        return OUTCOME_OF_KIND[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the body of a 200 says.
+
+    `finish_reason` is one of stop, length, content_filter, refusal, tool_calls, or the API's own word where
+    it is none of these. `output` is what the row's result shows: text, a tool call's arguments, a list for
+    several choices, a vector. `usage` is None where the body gives none, or an impossible one.
+    """
+
+    output: object
+    finish_reason: str
+    model: str | None
+    tier: str | None
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks of the limits and the budget, in tokens. `max_output` is None where neither the
+    body nor anything else bounds the answer; `unbounded` names what makes a worst case impossible
+    (hosted tools, images)."""
+
+    input_tokens: int
+    max_output: int | None
+    choices: int = 1
+    unbounded: str | None = None

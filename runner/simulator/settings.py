@@ -1,0 +1,26 @@
+"""How the simulator behaves; the options of `runner simulate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the simulator behaves.
+
+    `port` 0 takes any free one. `rpm` and `tpm` are requests and tokens per minute and model, None for no
+    limit; `slices` enforces a sixtieth of them each second, without carry-over, while the headers still speak
+    of the minute. `latency` is seconds added to each answer, `batch_time` the seconds a batch takes from
+    creation to completion. `faults` is the text that `faults.py` explains.
+    """
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    rpm: int | None = None
+    tpm: int | None = None
+    latency: float = 0.0
+    faults: str | None = None
+    seed: int = 0
+    batch_time: float = 5.0
+    slices: bool = False

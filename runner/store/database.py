@@ -1,0 +1,358 @@
+"""A store: one SQLite file, opened with the settings that keep what was acknowledged.
+
+WAL with `synchronous=FULL` survives a power cut. Commits and checkpoints happen under one lock of the store,
+because SQLite before 3.51.3 can corrupt a WAL that one connection checkpoints while another commits.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import StaticPool
+
+from runner.errors import RunnerError, StoreUnusable, UsageError
+from runner.store import upgrade
+from runner.store.locks import LockFile, lock_folder
+from runner.store.schema import APPLICATION_ID
+
+CHECKPOINT_BYTES = 16 * 2**20
+BALLAST_BYTES = 64 * 2**20
+WRITE_PRAGMAS = (
+    "busy_timeout=30000",
+    "synchronous=FULL",
+    "fullfsync=1",
+    "checkpoint_fullfsync=1",
+    "wal_autocheckpoint=0",
+    "journal_size_limit=67108864",
+    "mmap_size=0",
+    "foreign_keys=ON",
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+    "temp_store=FILE",
+    "cache_size=-8192",
+)
+READ_PRAGMAS = (
+    "busy_timeout=30000",
+    "trusted_schema=OFF",
+    "query_only=ON",
+    "temp_store=FILE",
+    "cache_size=-8192",
+)
+
+
+def path_of(url: str) -> Path:
+    """The file that a store's URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a bare path."""
+    if url.startswith("sqlite:///"):
+        url = url.removeprefix("sqlite:///")
+    elif "://" in url:
+        scheme = url.split("://", 1)[0]
+        raise UsageError(f"--store {scheme}:// is not supported: use sqlite:///PATH.")
+    if not url or url == ":memory:":
+        raise UsageError("--store needs a file: sqlite:///PATH. A store in memory could not be resumed.")
+    return Path(url).expanduser().absolute()
+
+
+class Store:
+    """One open store. `write` and `read` are its two kinds of transaction."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._guard = threading.RLock()
+        self._lock = LockFile(lock_folder(path) / "store.lock")
+        self._ballast = lock_folder(path) / "ballast"
+        self._broken: str | None = None
+        self._writer = _engine(path, WRITE_PRAGMAS, read_only=False)
+        self._reader = _engine(path, READ_PRAGMAS, read_only=True)
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True) -> Store:
+        """Open a store, making or upgrading it first. StoreUnusable or BadConfiguration if it cannot be."""
+        path = path_of(url)
+        if not path.exists() and not create:
+            raise UsageError(
+                f"There is no store at {path}. `runner run` makes it; --store or RUNNER_STORE names another."
+            )
+        _prepare_file(path)
+        unclean = _wal_of(path).exists() and _wal_of(path).stat().st_size > 0
+        store = cls(path)
+        try:
+            store._settle_in(unclean=unclean)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction that changes the store: all of it is on disk when the block ends, or none."""
+        with self._guard, self._errors():
+            if self._broken is not None:
+                raise StoreUnusable(self._broken)
+            self._lock.take()
+            try:
+                with self._writer.begin() as connection:
+                    yield connection
+                if self._wal_size() > CHECKPOINT_BYTES:
+                    self._checkpoint("PASSIVE")
+            finally:
+                self._lock.give()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One snapshot of the store, which never blocks a writer."""
+        with self._errors(), self._reader.connect() as connection:
+            yield connection
+
+    def release_ballast(self) -> bool:
+        """Free the space kept aside for a full disk; False if it was used already."""
+        try:
+            self._ballast.unlink()
+        except OSError:
+            return False
+        return True
+
+    def keep_ballast(self) -> None:
+        """Set space aside, so that answers in flight can still be stored when the disk is full."""
+        free = _free_bytes(self.path.parent)
+        wanted = max(256 * 1024, min(BALLAST_BYTES, free // 8))
+        try:
+            descriptor = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                if os.fstat(descriptor).st_size < wanted:
+                    _allocate(descriptor, wanted)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._ballast.unlink(missing_ok=True)
+            raise StoreUnusable(
+                f"The disk of the store {self.path} has no room left ({error.strerror}; {free:,} bytes free). "
+                "Nothing was sent. Free some space, or name another store with --store."
+            ) from error
+
+    def integrity(self) -> list[str]:
+        """What SQLite's full check finds wrong; an empty list if nothing."""
+        with self.read() as connection:
+            found = [str(line[0]) for line in connection.exec_driver_sql("PRAGMA integrity_check")]
+        return [] if found == ["ok"] else found
+
+    def compact(self) -> None:
+        """Give the space of what was deleted back to the disk, and leave no trace of it in the WAL."""
+        with self._guard, self._errors():
+            self._lock.take()
+            try:
+                with self._raw() as connection:
+                    connection.execute("PRAGMA incremental_vacuum").fetchall()
+                self._checkpoint("TRUNCATE")
+            finally:
+                self._lock.give()
+
+    def copy_to(self, copy: Path) -> None:
+        """A whole copy of the store in a file of its own, unless that file is there already."""
+        if copy.exists():
+            return
+        with self._guard, self._errors(), self._raw() as connection:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+        copy.chmod(0o600)
+
+    def close(self) -> None:
+        """Close it, folding the WAL into the database if nobody else uses it."""
+        with self._guard:
+            if self._broken is None:
+                try:
+                    self._lock.take()
+                    self._checkpoint("TRUNCATE")
+                except (DBAPIError, sqlite3.Error, RunnerError):
+                    pass
+                finally:
+                    self._lock.give()
+            self._reader.dispose()
+            self._writer.dispose()
+            self._lock.release()
+
+    def _settle_in(self, *, unclean: bool) -> None:
+        with self._guard, self._errors():
+            self._lock.take()
+            try:
+                self._prepare_database()
+                if unclean:
+                    self._quick_check()
+            finally:
+                self._lock.give()
+        upgrade.bring_up_to_date(self)
+
+    def _prepare_database(self) -> None:
+        with self._raw() as connection:
+            if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+                for pragma in (
+                    "page_size=8192",
+                    "auto_vacuum=INCREMENTAL",
+                    f"application_id={APPLICATION_ID}",
+                ):
+                    connection.execute(f"PRAGMA {pragma}")
+            elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+                raise StoreUnusable(
+                    f"{self.path} is a database of some other program. Name another store with --store or "
+                    "RUNNER_STORE."
+                )
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreUnusable(
+                    f"The store {self.path} cannot use a write-ahead log (SQLite says '{mode}'), which it needs "
+                    "to survive a crash. Put it on a local disk with --store."
+                )
+
+    def _quick_check(self) -> None:
+        # After an unclean end, but only as far as it goes within a second: `doctor` checks the whole.
+        deadline = time.monotonic() + 1.0
+        with self._raw() as connection:
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+            try:
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            except sqlite3.OperationalError as error:
+                if "interrupted" not in str(error):
+                    raise
+                found = "ok"
+            finally:
+                connection.set_progress_handler(None, 0)
+        if found != "ok":
+            raise StoreUnusable(
+                f"The store {self.path} is damaged: {found}. Nothing was sent. Restore a copy, or rescue what "
+                "can be read with `sqlite3 STORE .recover`; `runner doctor` shows the whole check."
+            )
+
+    def _checkpoint(self, mode: str) -> None:
+        with self._raw() as connection:
+            connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    @contextmanager
+    def _raw(self) -> Iterator[sqlite3.Connection]:
+        fairy = self._writer.raw_connection()
+        try:
+            connection = fairy.driver_connection
+            assert isinstance(connection, sqlite3.Connection)
+            yield connection
+        finally:
+            fairy.close()
+
+    def _wal_size(self) -> int:
+        try:
+            return _wal_of(self.path).stat().st_size
+        except OSError:
+            return 0
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (DBAPIError, sqlite3.Error) as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: DBAPIError | sqlite3.Error) -> StoreUnusable:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        name = getattr(cause, "sqlite_errorname", "") or ""
+        if name.startswith("SQLITE_FULL"):
+            return DiskFull(
+                f"The disk of the store {self.path} is full. What was answered is kept. Free some space and run "
+                "the same command again."
+            )
+        if name.startswith("SQLITE_IOERR"):
+            # After a failed fsync nobody knows what is on disk: this process writes nothing more.
+            self._broken = (
+                f"The disk of the store {self.path} fails ({name}). What was acknowledged is kept. Check the "
+                "disk, then run the same command again."
+            )
+            return StoreUnusable(self._broken)
+        if name in {"SQLITE_CORRUPT", "SQLITE_NOTADB"} or name.startswith("SQLITE_CORRUPT"):
+            self._broken = (
+                f"The store {self.path} is damaged or not a store ({name}). Nothing more is written to it. "
+                "Restore a copy, rescue it with `sqlite3 STORE .recover`, or name another with --store."
+            )
+            return StoreUnusable(self._broken)
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            return StoreUnusable(
+                f"The store {self.path} cannot be written ({name}). Make it and its folder writable, or name "
+                "another with --store."
+            )
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StoreUnusable(
+                f"The store {self.path} has been locked by another program for 30 seconds. Close it (a "
+                "`sqlite3` shell, a backup), then run the same command again."
+            )
+        return StoreUnusable(f"The store {self.path} failed: {cause}. `runner doctor` checks it.")
+
+
+class DiskFull(StoreUnusable):
+    """The disk of the store is full."""
+
+
+def _engine(path: Path, pragmas: tuple[str, ...], *, read_only: bool) -> Engine:
+    mode = "ro" if read_only else "rw"
+
+    def connect() -> sqlite3.Connection:
+        uri = f"{path.resolve().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    # The writer is one connection for the whole process; readers come and go.
+    if read_only:
+        engine = create_engine("sqlite://", creator=connect, pool_size=4)
+        begin = "BEGIN DEFERRED"
+    else:
+        engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+        begin = "BEGIN IMMEDIATE"
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _prepare_file(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        links = path.stat().st_nlink
+        lock_folder(path).mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreUnusable(
+            f"The store {path} cannot be opened: {error.strerror}. Make it writable, or name another with "
+            "--store sqlite:///PATH or RUNNER_STORE."
+        ) from error
+    if links > 1:
+        raise StoreUnusable(
+            f"The store {path} has {links} hard links: SQLite's log belongs to one name only. Remove the others."
+        )
+
+
+def _wal_of(path: Path) -> Path:
+    real = path.resolve()
+    return real.with_name(real.name + "-wal")
+
+
+def _free_bytes(folder: Path) -> int:
+    if sys.platform == "win32":
+        import shutil
+
+        return shutil.disk_usage(folder).free
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.write(descriptor, bytes(size))

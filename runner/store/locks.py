@@ -1,0 +1,184 @@
+"""Kernel locks that die with their process: one a series, held for a whole run; one a store, held for each write.
+
+They are files of their own in `STORE.d/`, never the database itself: closing any handle on a database file
+would drop SQLite's own locks. The folder stands beside the store's real file, so that a symbolic link and its
+target are one lock (`database` refuses a store with hard links).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+from runner.errors import SeriesLocked, StoreUnusable
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(descriptor: int, *, wait: bool) -> bool:
+        # Byte 1,000,000 is past the holder's note, which others must be able to read.
+        os.lseek(descriptor, 1_000_000, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _give(descriptor: int) -> None:
+        os.lseek(descriptor, 1_000_000, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _take(descriptor: int, *, wait: bool) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _give(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a lock, as it wrote of itself."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+class LockFile:
+    """An exclusive lock on a file of its own. The kernel frees it when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self, *, wait: bool) -> bool:
+        """Take the lock; False if another process has it and `wait` is not asked for."""
+        while True:
+            descriptor = self._open()
+            if not _take(descriptor, wait=wait):
+                os.close(descriptor)
+                return False
+            # A cleaner may have deleted the file between opening and locking it: lock the new one then.
+            if self._is_still_at_path(descriptor):
+                self._descriptor = descriptor
+                return True
+            os.close(descriptor)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            _give(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def take(self) -> None:
+        """Lock again a file that is kept open, waiting for it: the short lock around each write."""
+        if self._descriptor is None:
+            self._descriptor = self._open()
+        _take(self._descriptor, wait=True)
+
+    def give(self) -> None:
+        """Unlock the file and keep it open."""
+        if self._descriptor is not None:
+            _give(self._descriptor)
+
+    def write_holder(self) -> None:
+        assert self._descriptor is not None
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        os.ftruncate(self._descriptor, 0)
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, orjson.dumps(note))
+
+    def read_holder(self) -> Holder | None:
+        try:
+            note = orjson.loads(self.path.read_bytes())
+            return Holder(int(note["pid"]), str(note["host"]), str(note["since"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def is_held(self) -> bool:
+        """Whether some process, this one included, holds the lock."""
+        if self._descriptor is not None:
+            return True
+        if not self.path.exists():
+            return False
+        descriptor = self._open()
+        try:
+            if not _take(descriptor, wait=False):
+                return True
+            _give(descriptor)
+            return False
+        finally:
+            os.close(descriptor)
+
+    def _open(self) -> int:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnusable(
+                f"The lock {self.path} cannot be opened: {error.strerror}. Make the store's folder writable, "
+                "or name another store with --store or RUNNER_STORE."
+            ) from error
+
+    def _is_still_at_path(self, descriptor: int) -> bool:
+        try:
+            there = self.path.stat()
+        except OSError:
+            return False
+        ours = os.fstat(descriptor)
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+class SeriesLock:
+    """The lock of one series, held from before its input is read until its output is written."""
+
+    def __init__(self, store_path: Path, digest: str) -> None:
+        self._file = LockFile(lock_folder(store_path) / f"series-{digest[:32]}.lock")
+
+    def __enter__(self) -> SeriesLock:
+        if not self._file.acquire(wait=False):
+            holder = self._file.read_holder()
+            raise SeriesLocked(
+                f"Another process is running this series: {holder or 'unknown'}. Wait for it, or stop it with "
+                "`runner cancel`; `--if-locked ok` makes this exit 0."
+            )
+        self._file.write_holder()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.release()
+
+    def is_held(self) -> bool:
+        return self._file.is_held()
+
+    def holder(self) -> Holder | None:
+        return self._file.read_holder() if self._file.is_held() else None
+
+
+def lock_folder(store_path: Path) -> Path:
+    """Where a store's locks are: beside its real file, whatever link it was named by."""
+    real = store_path.resolve()
+    return real.with_name(real.name + ".d")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,162 @@
+"""Rows: what came in, line by line, and reading it back in input order with what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import orjson
+from sqlalchemy import Connection
+
+from runner.errors import LineFault
+from runner.store.runs import line_of, row_id
+from runner.store.schema import LINE_BITS
+
+
+class NewRow(NamedTuple):
+    """A row as ingest has found it. `key` is None where the line number is the key; `hash` is the SHA-256 of
+    what it asks; `fault` the JSON of what is wrong with it."""
+
+    id: int
+    key: str | None
+    record: bytes
+    hash: bytes | None
+    fault: str | None
+
+
+class Settled(NamedTuple):
+    """A row with what became of it; the fields from `state` on are None where nothing has."""
+
+    id: int
+    key: str | None
+    record: bytes
+    row_fault: str | None
+    state: str | None
+    attempts: int | None
+    finish_reason: str | None
+    fault: str | None
+    error: str | None
+    asked_by_run: int | None
+    asked_by_row: int | None
+    item: int | None
+    body: bytes | None
+    checksum: bytes | None
+    status: int | None
+    request_id: str | None
+    model: str | None
+    tier: str | None
+    input_tokens: int | None
+    cached_input_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    total_tokens: int | None
+    cost: int | None
+    answer_id: int | None
+
+
+def add(connection: Connection, rows: list[NewRow]) -> None:
+    """Store rows of a run that is being ingested."""
+    # The plain driver: this is the one statement that a million waiting rows cost.
+    connection.exec_driver_sql(
+        "INSERT INTO row (id, key, record, hash, fault) VALUES (?, ?, ?, ?, ?)", [tuple(one) for one in rows]
+    )
+
+
+def refuse_repeated_keys(connection: Connection, run_id: int) -> int:
+    """Mark each row whose key an earlier row of the run bears; how many there are."""
+    first, last = _span(run_id)
+    marked = 0
+    repeated = connection.exec_driver_sql(
+        "SELECT key FROM row WHERE id BETWEEN ? AND ? AND key IS NOT NULL GROUP BY key HAVING count(*) > 1",
+        (first, last),
+    ).fetchall()
+    if not repeated:
+        return 0
+    keys = {key for (key,) in repeated}
+    seen: dict[str, int] = {}
+    bearers = connection.exec_driver_sql(
+        "SELECT id, key FROM row WHERE id BETWEEN ? AND ? AND key IS NOT NULL AND fault IS NULL",
+        (first, last),
+    )
+    faults = []
+    for number, key in bearers:
+        if key not in keys:
+            continue
+        line = line_of(number)
+        if key in seen:
+            text = f"the key {_shown(key)} stands on line {seen[key]} already"
+            faults.append((fault_text("duplicate_key", text), number))
+        else:
+            seen[key] = line
+    if faults:
+        marked = len(faults)
+        connection.exec_driver_sql("UPDATE row SET fault = ? WHERE id = ?", faults)
+    return marked
+
+
+def number_repeats(connection: Connection, run_id: int) -> None:
+    """Give equal questions of a run their occurrence numbers, in input order, from 0."""
+    connection.exec_driver_sql(
+        "UPDATE row SET occurrence = counted.occurrence FROM ("
+        " SELECT id, row_number() OVER (PARTITION BY hash ORDER BY id) - 1 AS occurrence FROM row"
+        " WHERE id BETWEEN ? AND ? AND hash IS NOT NULL AND fault IS NULL"
+        ") AS counted WHERE row.id = counted.id AND counted.occurrence > 0",
+        _span(run_id),
+    )
+
+
+def faults(connection: Connection, run_id: int) -> Iterator[LineFault]:
+    """What is wrong with the lines of a run, in input order."""
+    found = connection.exec_driver_sql(
+        "SELECT id, key, fault FROM row WHERE id BETWEEN ? AND ? AND fault IS NOT NULL ORDER BY id",
+        _span(run_id),
+    )
+    for number, key, fault in found:
+        for one in orjson.loads(fault):
+            yield LineFault(line_of(number), one["code"], one["message"], key)
+
+
+def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Settled]:
+    """The rows of a run in input order, each with its task and its answer. Memory stays flat."""
+    first, last = _span(run_id)
+    found = connection.exec_driver_sql(
+        "SELECT row.id, row.key, row.record, row.fault, task.state, task.attempts, task.finish_reason,"
+        " task.fault, task.error, task.run_id, task.row_id, task.item, answer.body, answer.checksum,"
+        " answer.status, answer.request_id, answer.model, answer.tier, answer.input_tokens,"
+        " answer.cached_input_tokens, answer.cache_write_tokens, answer.output_tokens,"
+        " answer.reasoning_tokens, answer.total_tokens, answer.cost, answer.id"
+        " FROM row LEFT JOIN task ON row.fault IS NULL AND task.series_id = ? AND task.hash = row.hash"
+        " AND task.occurrence = row.occurrence"
+        " LEFT JOIN answer ON answer.id = task.answer_id WHERE row.id BETWEEN ? AND ? ORDER BY row.id",
+        (series_id, first, last),
+    )
+    while chunk := found.cursor.fetchmany(256):
+        yield from map(Settled._make, chunk)
+
+
+def first_records(connection: Connection, run_id: int, limit: int) -> list[tuple[int, bytes]]:
+    """The first good rows of a run: number of the line and the record."""
+    found = connection.exec_driver_sql(
+        "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id LIMIT ?",
+        (*_span(run_id), limit),
+    )
+    return [(line_of(number), record) for number, record in found]
+
+
+def fault_text(code: str, message: str) -> str:
+    """The JSON of one fault, as a row keeps it."""
+    return faults_text([(code, message)])
+
+
+def faults_text(found: Iterable[tuple[str, str]]) -> str:
+    return orjson.dumps([{"code": code, "message": message} for code, message in found]).decode()
+
+
+def _span(run_id: int) -> tuple[int, int]:
+    return row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)
+
+
+def _shown(key: str) -> str:
+    shown = key if len(key) <= 80 else key[:77] + "..."
+    return orjson.dumps(shown).decode() if shown.isprintable() else ascii(shown)

@@ -1,0 +1,272 @@
+"""Tasks: from what rows need, by way of a call, to an answer or a final error.
+
+Each verb acts only from the legal state, so that a late or repeated write changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from runner.errors import StoreUnusable
+from runner.model import Outcome, TaskState, Usage
+from runner.store.clock import now
+from runner.store.runs import line_of, row_id
+from runner.store.schema import LINE_BITS
+
+
+class Ready(NamedTuple):
+    """A task whose turn has come, with the record to ask it from."""
+
+    task_id: int
+    row_id: int
+    attempts: int
+    key: str | None
+    record: bytes
+
+    @property
+    def line(self) -> int:
+        return line_of(self.row_id)
+
+
+class Claim(NamedTuple):
+    """The intent to send one call for some tasks, with its worst case in pico-dollars (None if unknown)."""
+
+    run_id: int
+    epoch: int
+    task_ids: tuple[int, ...]
+    reserved: int | None
+
+
+class NewAnswer(NamedTuple):
+    """The raw body of a 200, with what could be read of it."""
+
+    status: int
+    request_id: str | None
+    body: bytes
+    checksum: bytes
+    model: str | None
+    tier: str | None
+    usage: Usage | None
+    cost: int | None
+
+
+class Settlement(NamedTuple):
+    """How a call ended for one task, and where the task goes."""
+
+    call_id: int
+    task_id: int
+    outcome: Outcome
+    kind: str
+    status: int | None
+    code: str
+    request_id: str | None
+    to: TaskState
+    due_at: int
+    attempts: int
+    item: int = 0
+    finish_reason: str | None = None
+    fault: str | None = None
+    error: str | None = None
+    answer: NewAnswer | None = None
+
+
+def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -> int | None:
+    """Make the tasks that the run's next rows need; the last row looked at, or None if none is left.
+
+    A question that the series has been answered, or has under way, is left as it is; one that failed or
+    waited for an earlier run is asked again for this one.
+    """
+    at = int(connection.exec_driver_sql("SELECT expanded_to FROM run WHERE id = ?", (run_id,)).scalar_one())
+    first, last = max(at, row_id(run_id, 0)), row_id(run_id, (1 << LINE_BITS) - 1)
+    upto = connection.exec_driver_sql(
+        "SELECT max(id) FROM (SELECT id FROM row WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
+        (first, last, limit),
+    ).scalar()
+    if upto is None:
+        return None
+    connection.exec_driver_sql(
+        "INSERT INTO task (series_id, hash, occurrence, run_id, row_id, state, due_at)"
+        " SELECT ?, hash, occurrence, ?, id, 'ready', ? FROM row"
+        " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL ORDER BY id"
+        " ON CONFLICT (series_id, hash, occurrence) DO UPDATE SET run_id = excluded.run_id,"
+        " row_id = excluded.row_id, state = 'ready', due_at = excluded.due_at, attempts = 0, error = NULL,"
+        " fault = NULL"
+        " WHERE task.run_id <> excluded.run_id AND task.state IN ('ready', 'held', 'failed')",
+        (series_id, run_id, now(), first, upto),
+    )
+    connection.exec_driver_sql("UPDATE run SET expanded_to = ? WHERE id = ?", (upto, run_id))
+    return int(upto)
+
+
+def ready(connection: Connection, *, run_id: int, limit: int, max_bytes: int) -> list[Ready]:
+    """The tasks whose turn has come, the longest due first, as far as `max_bytes` of records."""
+    found = connection.exec_driver_sql(
+        "SELECT task.id, task.row_id, task.attempts, row.key, row.record FROM task"
+        " JOIN row ON row.id = task.row_id"
+        " WHERE task.run_id = ? AND task.state = 'ready' AND task.due_at <= ?"
+        " ORDER BY task.due_at, task.row_id LIMIT ?",
+        (run_id, now(), limit),
+    )
+    taken: list[Ready] = []
+    size = 0
+    for one in found:
+        taken.append(Ready(*one))
+        size += len(one[4])
+        if size >= max_bytes:
+            break
+    return taken
+
+
+def next_due(connection: Connection, run_id: int) -> int | None:
+    """When the next waiting task is due, in microseconds since 1970; None if none waits."""
+    return connection.exec_driver_sql(
+        "SELECT min(due_at) FROM task WHERE run_id = ? AND state = 'ready'", (run_id,)
+    ).scalar()
+
+
+def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
+    """Commit the intent: make the calls, reserve their cost, take their tasks. The calls' ids, in order."""
+    first = _next_id(connection, "call")
+    sent_at = now()
+    connection.exec_driver_sql(
+        "INSERT INTO call (id, run_id, epoch, sent_at, reserved) VALUES (?, ?, ?, ?, ?)",
+        [(first + n, one.run_id, one.epoch, sent_at, one.reserved) for n, one in enumerate(claims)],
+    )
+    moves = [(first + n, task_id) for n, one in enumerate(claims) for task_id in one.task_ids]
+    moved = connection.exec_driver_sql(
+        "UPDATE task SET state = 'in_flight', call_id = ? WHERE id = ? AND state = 'ready'", moves
+    ).rowcount
+    _expect(moved, len(moves), "claim")
+    return [first + n for n in range(len(claims))]
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Store what came back and move the tasks on, all in one transaction: a task never says answered
+    without its body."""
+    ended_at = now()
+    next_answer = _next_id(connection, "answer")
+    answers: list[tuple[object, ...]] = []
+    moves: list[tuple[object, ...]] = []
+    for one in settlements:
+        answer_id = None
+        if one.answer is not None:
+            answer_id = next_answer + len(answers)
+            answers.append(_answer_values(answer_id, one.call_id, one.answer, ended_at))
+        kept = answer_id if one.to is TaskState.ANSWERED else None
+        moves.append(
+            (one.to.value, one.due_at, one.attempts, kept, one.item, one.finish_reason, one.fault, one.error)
+            + (one.task_id, one.call_id)
+        )
+    if answers:
+        connection.exec_driver_sql(
+            "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"
+            " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
+            " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            answers,
+        )
+    connection.exec_driver_sql(
+        "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            (
+                one.call_id,
+                one.task_id,
+                one.outcome.value,
+                one.kind,
+                one.status,
+                one.code,
+                one.request_id,
+                ended_at,
+            )
+            for one in settlements
+        ],
+    )
+    moved = connection.exec_driver_sql(
+        "UPDATE task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ?, finish_reason = ?,"
+        " fault = ?, error = ? WHERE id = ? AND call_id = ? AND state = 'in_flight'",
+        moves,
+    ).rowcount
+    _expect(moved, len(moves), "settle")
+
+
+def recover(connection: Connection, *, series_id: int, to: TaskState, error: str | None) -> int:
+    """Tasks that a dead process left in flight: their fate is unknown. How many there were."""
+    connection.exec_driver_sql(
+        "INSERT INTO attempt (call_id, task_id, outcome, kind, code, ended_at)"
+        " SELECT call_id, id, ?, 'ambiguous', 'process_ended', ? FROM task"
+        " WHERE series_id = ? AND state = 'in_flight'",
+        (Outcome.AMBIGUOUS.value, now(), series_id),
+    )
+    return connection.exec_driver_sql(
+        "UPDATE task SET state = ?, due_at = ?, error = ? WHERE series_id = ? AND state = 'in_flight'",
+        (to.value, now(), error, series_id),
+    ).rowcount
+
+
+def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequence[str]) -> int:
+    """Send the failed rows of a run round again, and nothing else; how many tasks that is.
+
+    `accepted` are the finish reasons that count as success.
+    """
+    marks = ", ".join("?" * len(accepted))
+    return connection.exec_driver_sql(
+        "UPDATE task SET state = 'ready', due_at = ?, attempts = 0, run_id = ?, answer_id = NULL,"
+        " finish_reason = NULL, fault = NULL, error = NULL,"
+        " row_id = (SELECT min(row.id) FROM row WHERE row.hash = task.hash AND row.occurrence = task.occurrence"
+        "  AND row.id BETWEEN ? AND ?)"
+        " WHERE id IN (SELECT task.id FROM row JOIN task ON task.series_id = ? AND task.hash = row.hash"
+        " AND task.occurrence = row.occurrence WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
+        f" AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
+        f" OR task.finish_reason NOT IN ({marks})))))",
+        (now(), run_id, *_span(run_id), series_id, *_span(run_id), *accepted),
+    ).rowcount
+
+
+def answered_among(connection: Connection, series_id: int, keys: Sequence[tuple[bytes, int]]) -> int:
+    """How many of these questions, by hash and occurrence, the series has been answered already."""
+    count = 0
+    for hash_, occurrence in keys:
+        found = connection.exec_driver_sql(
+            "SELECT 1 FROM task WHERE series_id = ? AND hash = ? AND occurrence = ? AND state = 'answered'",
+            (series_id, hash_, occurrence),
+        ).first()
+        count += found is not None
+    return count
+
+
+def _answer_values(answer_id: int, call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
+    usage = one.usage
+    tokens = (
+        (None,) * 6
+        if usage is None
+        else (
+            usage.input,
+            usage.cached_input,
+            usage.cache_write,
+            usage.output,
+            usage.reasoning,
+            usage.total,
+        )
+    )
+    head = (answer_id, call_id, one.status, one.request_id, one.body, one.checksum, one.model, one.tier)
+    return (*head, *tokens, one.cost, at)
+
+
+def _next_id(connection: Connection, table: str) -> int:
+    # Ids are given inside the write transaction, so that no two processes can give the same one.
+    return int(connection.exec_driver_sql(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").scalar_one())
+
+
+def _expect(changed: int, wanted: int, verb: str) -> None:
+    if changed != wanted:
+        raise StoreUnusable(
+            f"The store refused to {verb}: {wanted - changed} of {wanted} tasks were not in the state expected. "
+            "Nothing of this step was written. Run the same command again; `runner doctor` checks the store."
+        )
+
+
+def _span(run_id: int) -> tuple[int, int]:
+    return row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)

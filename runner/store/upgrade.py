@@ -1,0 +1,51 @@
+"""Bring a store up to the schema of this version, by the migrations that ship with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner import __version__
+from runner.errors import BadConfiguration
+
+if TYPE_CHECKING:
+    from runner.store.database import Store
+
+SCHEMA_VERSION = 1
+"""`PRAGMA user_version` of a store of this version: the number of its last migration."""
+
+
+def migrations_folder() -> Path:
+    """Where the migrations are: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    shipped = package / "_shipped" / "migrations"
+    return shipped if shipped.is_dir() else package.parent / "migrations"
+
+
+def bring_up_to_date(store: Store) -> None:
+    """Apply what migrations are missing. BadConfiguration if a newer version has written the store."""
+    with store.read() as connection:
+        found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    if found == SCHEMA_VERSION:
+        return
+    if found > SCHEMA_VERSION:
+        raise BadConfiguration(
+            f"The store {store.path} was written by a newer version (schema {found}; runner {__version__} knows "
+            f"{SCHEMA_VERSION}). Upgrade runner, or name another store with --store."
+        )
+    if found:
+        store.copy_to(store.path.with_name(f"{store.path.name}.before-{found + 1}"))
+    _migrate(store)
+
+
+def _migrate(store: Store) -> None:
+    # Imported here: alembic costs a third of a second, and only the first start of a version needs it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    with store.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")

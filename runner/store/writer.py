@@ -1,0 +1,131 @@
+"""Group commit: many calls hand in what they have to write, one thread commits it together.
+
+A write is done when `await submit(...)` returns: its transaction is on disk then. Writes that arrive while a
+commit is under way wait for the next one, which takes them all; that is the back-pressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Connection
+
+from runner.errors import RunnerError, StoreUnusable
+from runner.store import series
+from runner.store.database import DiskFull, Store
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Verb = Callable[[Connection, Sequence[Item]], Sequence[Result] | None]
+
+GROUP = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Write(Generic[Item]):
+    verb: Verb[Item, Any]
+    item: Item
+    done: asyncio.Future[Any]
+
+
+class GroupWriter:
+    """Commits what is submitted, in groups, from a thread of its own, while a tenure holds.
+
+    After a disk has filled, the ballast is released once and `on_disk_full` is called: what is in flight can
+    still be stored, and nothing new should be started.
+    """
+
+    def __init__(self, store: Store, tenure: series.Tenure, on_disk_full: Callable[[], None]) -> None:
+        self._store = store
+        self._tenure = tenure
+        self._on_disk_full = on_disk_full
+        self._queue: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    async def submit(self, verb: Verb[Item, Result], item: Item) -> Result:
+        """Write one item by a verb of the store; returns when it is on disk."""
+        done: asyncio.Future[Any] = self._loop.create_future()
+        self._queue.put(_Write(verb, item, done))
+        # A write that was handed in happens, whoever waits for it: a paid answer outlives a cancelled call.
+        result: Result = await asyncio.shield(done)
+        return result
+
+    async def close(self) -> None:
+        """Commit what was handed in, and end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            group, last = self._take()
+            if group:
+                self._commit(group)
+
+    def _take(self) -> tuple[list[_Write[Any]], bool]:
+        first = self._queue.get()
+        if first is None:
+            return [], True
+        group = [first]
+        while len(group) < GROUP:
+            try:
+                one = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if one is None:
+                return group, True
+            group.append(one)
+        return group, False
+
+    def _commit(self, group: list[_Write[Any]]) -> None:
+        try:
+            try:
+                results = self._transaction(group)
+            except DiskFull:
+                if not self._store.release_ballast():
+                    raise
+                self._loop.call_soon_threadsafe(self._on_disk_full)
+                results = self._transaction(group)
+        except RunnerError as error:
+            self._loop.call_soon_threadsafe(_fail, group, error)
+        except BaseException as error:
+            # The thread must answer those who wait, or they would wait for ever.
+            broken = StoreUnusable(f"The store's writer failed: {type(error).__name__}: {error}")
+            broken.__cause__ = error
+            self._loop.call_soon_threadsafe(_fail, group, broken)
+            raise
+        else:
+            self._loop.call_soon_threadsafe(_resolve, group, results)
+
+    def _transaction(self, group: list[_Write[Any]]) -> list[Any]:
+        results: list[Any] = [None] * len(group)
+        with self._store.write() as connection:
+            series.fence(connection, self._tenure)
+            by_verb: dict[Verb[Any, Any], list[int]] = {}
+            for place, one in enumerate(group):
+                by_verb.setdefault(one.verb, []).append(place)
+            for verb, places in by_verb.items():
+                got = verb(connection, [group[place].item for place in places])
+                if got is not None:
+                    for place, result in zip(places, got, strict=True):
+                        results[place] = result
+        return results
+
+
+def _resolve(group: list[_Write[Any]], results: list[Any]) -> None:
+    for one, result in zip(group, results, strict=True):
+        if not one.done.done():
+            one.done.set_result(result)
+
+
+def _fail(group: list[_Write[Any]], error: RunnerError) -> None:
+    for one in group:
+        if not one.done.done():
+            one.done.set_exception(error)

@@ -1,0 +1,47 @@
+"""How many tokens a text may come to: a quick estimate for the limits, a true upper bound for the budget.
+
+Nothing here knows a vocabulary. The ratios are those of current vocabularies on ordinary text: four bytes of
+English a token, two letters of an accented, Cyrillic, Greek, Hebrew or Arabic script, one letter of a
+Chinese, Japanese, Korean or Indic script, and two tokens for an emoji.
+"""
+
+from __future__ import annotations
+
+_BYTES_PER_TOKEN = 4
+
+# In UTF-8 the first byte of a character says how many bytes it has.
+_FIRST_OF_TWO = bytes(range(0xC2, 0xE0))
+_FIRST_OF_THREE = bytes(range(0xE0, 0xF0))
+_FIRST_OF_FOUR = bytes(range(0xF0, 0xF5))
+
+
+def estimate(text_bytes: int) -> int:
+    """The likely tokens of a text, or of a request body, of so many bytes; at least 1 if there are any."""
+    return -(-text_bytes // _BYTES_PER_TOKEN)
+
+
+def of_text(text: str) -> int:
+    """The likely tokens of a text, by its scripts; at least 1 unless it is empty."""
+    if text.isascii():
+        return estimate(len(text))
+    # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
+    encoded = text.encode("utf-8", "surrogatepass")
+    twos = _count(encoded, _FIRST_OF_TWO)
+    threes = _count(encoded, _FIRST_OF_THREE)
+    fours = _count(encoded, _FIRST_OF_FOUR)
+    ones = len(encoded) - 2 * twos - 3 * threes - 4 * fours
+    return -(-(ones + 2 * twos + 4 * threes + 8 * fours) // 4)
+
+
+def upper_bound(body_bytes: int) -> int:
+    """The most input tokens that a request body of so many bytes can come to.
+
+    A token of a byte-pair vocabulary stands for at least one byte, and the few tokens that the API puts
+    around each message are fewer than the bytes of JSON around it. It holds for what the body itself says,
+    not for images, hosted tools or earlier conversations that it points to.
+    """
+    return body_bytes
+
+
+def _count(encoded: bytes, kinds: bytes) -> int:
+    return len(encoded) - len(encoded.translate(None, kinds))

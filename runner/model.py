@@ -108,8 +108,9 @@ class Reply:
     """What came back from one call, before anybody says what it means.
 
     `status` is None where no complete HTTP answer came; `fault` then says why ("connect", "timeout",
-    "reset", "cut", "too_large") and `sent` whether any byte of the request may have reached the server.
-    Header names are lower case. `elapsed` is seconds from send to last byte.
+    "reset", "cut", "too_large", "protocol"; "not_started", "model_gone" and "abandoned" are our own doing)
+    and `sent` whether any byte of the request may have reached the server. Header names are lower case.
+    `elapsed` is seconds from send to last byte.
     """
 
     status: int | None
@@ -123,6 +124,11 @@ class Reply:
     @property
     def request_id(self) -> str | None:
         return self.headers.get("x-request-id") or self.headers.get("apim-request-id")
+
+
+NOT_STARTED = Reply(status=None, fault="not_started", detail="held back before it was sent", sent=False)
+MODEL_GONE = Reply(status=None, fault="model_gone", detail="its model was refused before", sent=False)
+ABANDONED = Reply(status=None, fault="abandoned", detail="the run stopped while it waited for the answer")
 
 
 class Kind(StrEnum):
@@ -209,3 +215,88 @@ class Demand:
     max_output: int | None
     choices: int = 1
     unbounded: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request that is about to be sent, carrying one task.
+
+    `line` and `key` say which row it is; `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None
+    if unknown; `attempts` counts the task's earlier tries that count against its row.
+    """
+
+    task_id: int
+    line: int
+    key: str | None
+    attempts: int
+    endpoint: str
+    model: str
+    body: bytes
+    forced_tool: bool
+    demand: Demand
+    worst_case: int | None
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """What a settled call means for those that follow.
+
+    `healthy` says that the server does its work; `hold` closes the gate for all, for that many seconds where
+    the server named a time; `refused_for_speed` narrows what may be in flight; `stop` ends the dispatch.
+    """
+
+    healthy: bool = False
+    hold: bool = False
+    wait: float | None = None
+    refused_for_speed: bool = False
+    reason: str = ""
+    stop: Exception | None = None
+
+
+@dataclass(slots=True)
+class Sums:
+    """Rows, tokens and cost of one kind of rows. `cost` is in pico-dollars and sums what is known; `priced`
+    and `unpriced` count the rows that have a known cost and those that have none."""
+
+    rows: int = 0
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+    total: int = 0
+    cost: int = 0
+    priced: int = 0
+    unpriced: int = 0
+
+    def add(self, usage: Usage | None, cost: int | None) -> None:
+        self.rows += 1
+        if usage is not None:
+            self.input += usage.input
+            self.cached_input += usage.cached_input
+            self.cache_write += usage.cache_write
+            self.output += usage.output
+            self.reasoning += usage.reasoning
+            self.total += usage.total
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self.priced += 1
+            self.cost += cost
+
+
+@dataclass(slots=True)
+class RowTotals:
+    """What the rows of an output come to. `paid` are the answers this run paid for, `reused` those that an
+    earlier run, or another row of this one, had paid for already."""
+
+    ok: int = 0
+    failed: int = 0
+    invalid: int = 0
+    skipped: int = 0
+    paid: Sums = field(default_factory=Sums)
+    reused: Sums = field(default_factory=Sums)
+    by_model: dict[str, Sums] = field(default_factory=dict)
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    error_codes: dict[str, int] = field(default_factory=dict)

@@ -2,13 +2,14 @@
 
 A price file is JSON; every price is decimal text in USD per million tokens, with at most six decimals:
 
-    {"as_of": "2026-11-01",                      the day the prices were read; "sources": ["..."] may say where
+    {"as_of": "2026-11-01",                      the day the prices were read
+     "sources": ["..."],                         where they were read; for people
      "models": {"gpt-6-luna": {
         "input": "0.10",                         demanded; every other field may be left out
         "cached_input": "0.01", "cache_write": "0.125", "output": "0.50",
         "long_context": {"above": 272000, "input": "0.20", "output": "0.75"},
         "batch": {"input": "0.05", "...": "..."}, "flex": {"...": "..."}, "priority": {"...": "..."},
-        "max_output": 128000,                    the most tokens one answer can have (0: none, as for embeddings)
+        "max_output": 128000,                    the most tokens one answer can have; 0 for embeddings
         "context": 1050000,                      the most tokens of input and output together
         "shutdown_date": "2027-01-14",           the announced last day
         "aliases": ["..."]}}}                    other names with the same prices
@@ -24,7 +25,7 @@ A block with prices (`batch`, `flex`, `priority`, `long_context`, and a tier's o
 - a tier without its own `long_context` grows as the standard prices grow there.
 
 A long context counts for its whole request, by that request's own input: usage of several calls is never
-added up before it is priced. Money is integer pico-dollars (1e-12 USD): a rate times tokens is a whole number.
+added up before it is priced. Money is integer pico-dollars (1e-12 USD), so that a rate times tokens is exact.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _RATES = ("input", "cached_input", "cache_write", "output")
 _TIERS = ("batch", "flex", "priority")
 _FACTS = ("max_output", "context", "shutdown_date", "aliases")
 _PRICE = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,6}))?")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SNAPSHOT = re.compile(r"(.+)-[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 _TIER_OF_WORD: Mapping[str | None, str] = MappingProxyType(
@@ -80,10 +82,8 @@ class _Rates:
 
     @classmethod
     def of(cls, block: _Block) -> _Rates:
-        plain = block["input"]
-        return cls(
-            plain, block.get("cached_input", plain), block.get("cache_write", plain), block.get("output")
-        )
+        plain, get = block["input"], block.get
+        return cls(plain, get("cached_input", plain), get("cache_write", plain), get("output"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,9 @@ class _Entry:
     shutdown_date: date | None
 
 
+_Find = Callable[[str, str | None, bool], _Schedule | None]
+
+
 class Prices:
     """A dated table of prices. It answers None wherever it does not know."""
 
@@ -110,9 +113,7 @@ class Prices:
         self.as_of = as_of
         self._entries = entries
         # Names come from servers as well as from jobs, so what is remembered of them is bounded.
-        self._schedule: Callable[[str, str | None, bool], _Schedule | None] = lru_cache(1024)(
-            self._find_schedule
-        )
+        self._schedule: _Find = lru_cache(1024)(self._find_schedule)
 
     @classmethod
     def parse(cls, data: bytes, origin_name: str) -> Prices:
@@ -124,9 +125,7 @@ class Prices:
             where = f"{origin_name}: line {error.lineno}, column {error.colno}"
             raise BadConfiguration(f"{where}: the price file is not JSON: {error.msg}") from None
         except (ValueError, RecursionError):
-            raise BadConfiguration(
-                f"{origin_name}: the price file cannot be read as JSON in UTF-8; write it anew"
-            ) from None
+            raise BadConfiguration(f"{origin_name}: the price file is not JSON in UTF-8") from None
         as_of, entries = reader.table(table)
         if reader.faults:
             raise BadConfiguration("\n".join(f"{origin_name}: {fault}" for fault in reader.faults))
@@ -135,9 +134,8 @@ class Prices:
     @classmethod
     def shipped(cls) -> Prices:
         """The table that ships with the product: OpenAI's models, at the date in `as_of`."""
-        return cls.parse(
-            importlib.resources.files("runner").joinpath("prices.json").read_bytes(), "prices.json"
-        )
+        file = importlib.resources.files("runner").joinpath("prices.json")
+        return cls.parse(file.read_bytes(), "prices.json")
 
     @classmethod
     def none(cls) -> Prices:
@@ -275,18 +273,19 @@ class _Reader:
                 if own_long is None and long is not None:
                     own_above, own_long = above, _grow(own, standard, _inherit(long, standard))
                 tiers[tier] = _schedule(own, own_above, own_long)
+        shutdown = fields.get("shutdown_date")
         entry = _Entry(
             tiers,
             self._count(f"{where}.max_output", fields.get("max_output")),
             self._count(f"{where}.context", fields.get("context")),
-            self._day(f"{where}.shutdown_date", fields["shutdown_date"]) if "shutdown_date" in fields else None,
+            None if shutdown is None else self._day(f"{where}.shutdown_date", shutdown),
         )
         return entry, self._texts(f"{where}.aliases", fields.get("aliases", []))
 
     def _prices(self, where: str, form: object, known: Sequence[str]) -> tuple[dict[str, object], _Block]:
         fields = self._object(where, form, known)
         if isinstance(form, dict) and "input" not in fields:
-            self.faults.append(f"{where}.input is missing; where it is unknown, leave out the whole of {where}")
+            self.faults.append(f"{where}.input is missing; where it is unknown, leave {where} out")
         stated = {name: self._price(f"{where}.{name}", fields[name]) for name in _RATES if name in fields}
         return fields, {"input": 0} | stated
 
@@ -313,7 +312,7 @@ class _Reader:
             return None
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12:
             return value
-        self.faults.append(f"{where}: {_shown(value)} is no number of tokens; write a whole number, such as 128000")
+        self.faults.append(f"{where}: {_shown(value)} is no number of tokens; write it as 128000, say")
         return None
 
     def _day(self, where: str, value: object) -> date | None:
@@ -380,7 +379,7 @@ def usd(pico: int | None) -> str | None:
 
 def pico(usd: Decimal) -> int:
     """USD as pico-dollars. Raises ValueError where that is not a whole number of them."""
-    if not usd.is_finite() or usd.adjusted() > 15:
+    if not usd.is_finite() or usd.adjusted() > 18:
         raise ValueError(f"{usd} is not an amount of money in USD")
     numerator, denominator = usd.as_integer_ratio()
     amount, rest = divmod(numerator * PICO, denominator)

@@ -1,5 +1,5 @@
-"""The only network: which account is asked (`client`), where it lives (`origin`, `route`), how a call travels.
+"""The only network: whom to ask (`account`), where that is (`origin`, `route`), and how a call travels.
 
-`client` is cheap to import and holds the account; it makes the SDK's client for the control plane on demand.
+`client` is cheap to import; it makes the SDK's client, the control plane, on demand.
 `transport` is the data plane: bytes out, one `Reply` back, each call exactly one HTTP request.
 """

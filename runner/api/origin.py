@@ -63,7 +63,9 @@ def parse(url: str) -> Address:
     link-local and cloud metadata addresses. No message repeats a user name, a password or a query.
     """
     if any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
-        raise BadConfiguration("The base URL holds a space, a backslash or a control character. Write it anew.")
+        raise BadConfiguration(
+            "The base URL holds a space, a backslash or a control character. Write it anew."
+        )
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -83,7 +85,11 @@ def parse(url: str) -> Address:
 
 def _ascii_host(host: str) -> str:
     # IDNA folds look-alike digits and dots too, so that what is judged below is what will be dialled.
-    return host.rstrip(".").lower() if host.isascii() else host.encode("idna").decode("ascii").rstrip(".").lower()
+    return (
+        host.rstrip(".").lower()
+        if host.isascii()
+        else host.encode("idna").decode("ascii").rstrip(".").lower()
+    )
 
 
 def _check_form(parts: SplitResult, scheme: str, host: str) -> None:
@@ -111,7 +117,9 @@ def _reach(host: str) -> Reach:
     mapped = getattr(address, "ipv4_mapped", None)
     if mapped is not None:
         address = mapped
-    if host in _METADATA_HOSTS or (address is not None and (address.is_link_local or str(address) in _METADATA_HOSTS)):
+    if host in _METADATA_HOSTS or (
+        address is not None and (address.is_link_local or str(address) in _METADATA_HOSTS)
+    ):
         raise BadConfiguration(
             f"The base URL points to {host}, a link-local address where clouds keep credentials and no model "
             "is served. Name the server by its own address."

@@ -1,13 +1,14 @@
 """How connections leave this machine: which certificates are trusted, and through which proxy.
 
-Both are the machine's own settings (its certificate store, SSL_CERT_FILE, HTTPS_PROXY, NO_PROXY), read here by
-the standard library once for both planes, so that the SDK's client and the transport cannot disagree.
+Both are the machine's own settings (its certificate store, SSL_CERT_FILE, HTTPS_PROXY, NO_PROXY), read here
+by the standard library once for both planes, so that the SDK's client and the transport cannot disagree.
 """
 
 from __future__ import annotations
 
 import ssl
 import sys
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.api.origin import Reach, parse
@@ -24,11 +25,12 @@ def tls_context(base_url: str) -> ssl.SSLContext:
     paths = ssl.get_default_verify_paths()
     if paths.cafile is not None and paths.cafile != paths.openssl_cafile:
         return ssl.create_default_context(cafile=paths.cafile)
-    # truststore reads the whole store again for every connection: 20 ms each on Linux, where OpenSSL reads the
-    # very same store once. So it serves where OpenSSL knows no store: macOS, Windows, relocated builds.
+    # truststore reads the whole store again for every connection: 20 ms each on Linux, where OpenSSL reads
+    # the very same store once. So it serves where OpenSSL knows no store: macOS, Windows, relocated builds.
     if sys.platform == "linux":
         context = ssl.create_default_context()
-        if paths.capath is not None or context.cert_store_stats()["x509_ca"]:
+        hashed = paths.capath is not None and any(Path(paths.capath).glob("*.0"))
+        if hashed or context.cert_store_stats()["x509_ca"]:
             return context
     import truststore
 
@@ -48,7 +50,8 @@ def proxy_for(base_url: str) -> str | None:
 
     settings = getproxies()
     proxy = settings.get(address.scheme) or settings.get("all")
-    if not proxy or proxy_bypass(f"{address.host}:{address.port}"):
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    if not proxy or proxy_bypass(f"{host}:{address.port}"):
         return None
     if "://" not in proxy:
         proxy = f"http://{proxy}"

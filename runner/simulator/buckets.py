@@ -53,7 +53,7 @@ class Bucket:
         self._level -= cost
 
     def punish(self) -> None:
-        """Books a refused request, which counts like any other: asking again at once makes the wait longer."""
+        """Books a refused request, which counts like any other: asking again at once lengthens the wait."""
         self._level = min(self._level, max(0.0, self._level - 1))
 
     def until_full(self, now: float) -> float:
@@ -158,9 +158,7 @@ def too_fast(model: str, limit: Limit, *, used: int, requested: int, wait: float
         f"Please try again in {go_duration(wait)}. "
         "Visit https://platform.openai.com/account/rate-limits to learn more."
     )
-    return Refusal(
-        429, message, kind=limit.word, code="rate_limit_exceeded", headers=retry_headers(wait)
-    )
+    return Refusal(429, message, kind=limit.word, code="rate_limit_exceeded", headers=retry_headers(wait))
 
 
 def too_large(model: str, limit: int, requested: int) -> Refusal:

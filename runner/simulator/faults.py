@@ -4,8 +4,9 @@
 
     429=0.05,500=0.02,lost=0.01@first,400=0.1@always
 
-Each call is judged by itself: by the seed, its body, and how often that body has come. `@first` meets only the
-first coming of a body, so that asking again helps; `@always` chooses bodies, and meets each coming of them.
+Each call is judged by itself: by the seed, its body, and how often that body has come. `@first` meets only
+the first coming of a body, so that asking again helps; `@always` chooses bodies, and meets each coming of
+them.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ FAULTS = _table(
 _SCOPES = ("always", "first", "each")
 
 
-class BadFaults(ValueError):
+class BadFaults(ValueError):  # noqa: N818
     """The text of `--faults` cannot be read; the message says where and lists the known names."""
 
 
@@ -154,6 +155,6 @@ def _scope_name(scope: str) -> str:
 
 def _bad(part: str, reason: str) -> BadFaults:
     return BadFaults(
-        f"--faults: cannot read {part!r}: {reason} The form is NAME=RATE[@first|@always], with commas between; "
-        f"the names are {', '.join(FAULTS)}."
+        f"--faults: cannot read {part!r}: {reason} The form is NAME=RATE[@first|@always], with commas "
+        f"between; the names are {', '.join(FAULTS)}."
     )

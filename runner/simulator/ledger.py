@@ -141,7 +141,10 @@ class Ledger:
         for (base, _, _), sums in self._tokens.items():
             found.setdefault(base, Counter()).update(sums)
         return {
-            base: {**{kind: int(count) for kind, count in sums.items()}, "total": sums["input"] + sums["output"]}
+            base: {
+                **{kind: int(count) for kind, count in sums.items()},
+                "total": sums["input"] + sums["output"],
+            }
             for base, sums in found.items()
         }
 
@@ -149,8 +152,8 @@ class Ledger:
         cost = Decimal(0)
         unpriced: set[str] = set()
         for (base, tier, long), sums in self._tokens.items():
-            price = self._catalogue.price(base, tier, prompt=2**62 if long else None)
-            if price is None or "input" not in price:
+            price = self._catalogue.price(base, tier, long=long)
+            if price is None or ("output" not in price and sums["output"]):
                 unpriced.add(f"{base} ({tier})")
                 continue
             plain = sums["input"] - sums["cached_input"] - sums["cache_write"]

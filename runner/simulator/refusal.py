@@ -8,7 +8,7 @@ from types import MappingProxyType
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818
     """The request is refused: an HTTP status and the API's error object."""
 
     def __init__(
@@ -79,7 +79,8 @@ def check_whole_number(body: Mapping[str, object], param: str, *, maximum: int |
     if value < 1:
         raise Refusal(
             400,
-            f"Invalid '{param}': integer below minimum value. Expected a value >= 1, but got {value} instead.",
+            f"Invalid '{param}': integer below minimum value. Expected a value >= 1, but got {value} "
+            "instead.",
             param=param,
             code="integer_below_min_value",
         )

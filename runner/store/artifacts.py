@@ -1,4 +1,7 @@
-"""Artifacts: which files a series has written, so that it replaces its own and nobody else's."""
+"""Artifacts: which files a series has written, so that it replaces its own and nobody else's.
+
+A file is noted before it takes its name, so that a process that dies between the two leaves none it disowns.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,13 @@ class Artifact:
     sha256: str
 
 
-def put(connection: Connection, series_id: int, one: Artifact) -> None:
-    drop(connection, series_id, one.path)
+def note(connection: Connection, series_id: int, one: Artifact) -> None:
+    """This file is about to take its place; what stood there may stand there still."""
+    connection.execute(
+        delete(artifact).where(
+            artifact.c.series_id == series_id, artifact.c.path == one.path, artifact.c.sha256 == one.sha256
+        )
+    )
     connection.execute(
         insert(artifact).values(
             series_id=series_id,
@@ -34,14 +42,15 @@ def put(connection: Connection, series_id: int, one: Artifact) -> None:
     )
 
 
-def get(connection: Connection, series_id: int, path: str) -> Artifact | None:
+def of_path(connection: Connection, series_id: int, path: str) -> list[Artifact]:
+    """The files of this name that the series has written."""
     found = connection.execute(
         select(artifact).where(artifact.c.series_id == series_id, artifact.c.path == path)
-    ).first()
-    return (
-        None if found is None else Artifact(found.path, found.size, found.mtime_ns, found.inode, found.sha256)
     )
+    return [Artifact(one.path, one.size, one.mtime_ns, one.inode, one.sha256) for one in found]
 
 
-def drop(connection: Connection, series_id: int, path: str) -> None:
-    connection.execute(delete(artifact).where(artifact.c.series_id == series_id, artifact.c.path == path))
+def keep_only(connection: Connection, series_id: int, path: str, sha256: str | None) -> None:
+    """The file has its name: forget those of before. None if no file of this name is left."""
+    gone = delete(artifact).where(artifact.c.series_id == series_id, artifact.c.path == path)
+    connection.execute(gone if sha256 is None else gone.where(artifact.c.sha256 != sha256))

@@ -135,13 +135,13 @@ def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Set
         yield from map(Settled._make, chunk)
 
 
-def first_records(connection: Connection, run_id: int, limit: int) -> list[tuple[int, bytes]]:
-    """The first good rows of a run: number of the line and the record."""
+def good_records(connection: Connection, run_id: int) -> Iterator[tuple[int, bytes]]:
+    """The rows of a run that can be asked, in input order: the line's number and the record."""
     found = connection.exec_driver_sql(
-        "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id LIMIT ?",
-        (*_span(run_id), limit),
+        "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id", _span(run_id)
     )
-    return [(line_of(number), record) for number, record in found]
+    for number, text in found:
+        yield line_of(number), text
 
 
 def fault_text(code: str, message: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from runner.errors import UsageError
 from runner.model import RUN_TRANSITIONS, RunState
 from runner.store.clock import now
-from runner.store.schema import LINE_BITS, answer, artifact, attempt, call, row, run, series, task
+from runner.store.schema import LINE_BITS, answer, attempt, call, row, run, series, task
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -170,10 +170,23 @@ def set_job(connection: Connection, run_id: int, job: Mapping[str, Any], *, skip
     )
 
 
-def set_progress(connection: Connection, run_id: int, progress: Mapping[str, Any]) -> bool:
-    """Leave a sign of life; True if somebody asked the run to stop."""
-    connection.execute(update(run).where(run.c.id == run_id).values(progress=orjson.dumps(progress).decode()))
-    return bool(connection.execute(select(run.c.stop_requested).where(run.c.id == run_id)).scalar())
+class Beat(NamedTuple):
+    """A sign of life of a run: what it has done so far."""
+
+    run_id: int
+    progress: Mapping[str, Any]
+
+
+def beat(connection: Connection, beats: Sequence[Beat]) -> list[bool]:
+    """Leave signs of life; for each, whether somebody has asked the run to stop."""
+    asked = []
+    for one in beats:
+        text = orjson.dumps(one.progress).decode()
+        connection.execute(update(run).where(run.c.id == one.run_id).values(progress=text))
+        asked.append(
+            bool(connection.execute(select(run.c.stop_requested).where(run.c.id == one.run_id)).scalar())
+        )
+    return asked
 
 
 def ask_to_stop(connection: Connection, run_id: int) -> None:
@@ -216,16 +229,9 @@ def forget_answers(connection: Connection, series_id: int) -> int:
     return gone
 
 
-def forget(connection: Connection, run_id: int) -> None:
-    """Delete a run whose rows and tasks are gone, and its series if it was the last run of it."""
-    series_id = connection.execute(select(run.c.series_id).where(run.c.id == run_id)).scalar_one()
+def drop(connection: Connection, run_id: int) -> None:
+    """Delete a run whose rows are gone and that no task or call speaks of."""
     connection.execute(delete(run).where(run.c.id == run_id))
-    left = connection.execute(
-        select(func.count()).select_from(run).where(run.c.series_id == series_id)
-    ).scalar_one()
-    if not left:
-        connection.execute(delete(artifact).where(artifact.c.series_id == series_id))
-        connection.execute(delete(series).where(series.c.id == series_id))
 
 
 def row_id(run_id: int, line: int) -> int:

@@ -191,5 +191,5 @@ artifact = Table(
     Column("size", BigInteger, nullable=False),
     Column("mtime_ns", BigInteger, nullable=False),
     Column("inode", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
+    Column("sha256", Text, primary_key=True),
 )

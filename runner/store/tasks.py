@@ -5,6 +5,7 @@ Each verb acts only from the legal state, so that a late or repeated write chang
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -223,6 +224,11 @@ def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequ
         f" OR task.finish_reason NOT IN ({marks})))))",
         (now(), run_id, *_span(run_id), series_id, *_span(run_id), *accepted),
     ).rowcount
+
+
+def checksum(body: bytes) -> bytes:
+    """What tells whether a stored body is still the one that was paid for: BLAKE2b, 16 bytes."""
+    return hashlib.blake2b(body, digest_size=16).digest()
 
 
 def answered_among(connection: Connection, series_id: int, keys: Sequence[tuple[bytes, int]]) -> int:

@@ -1,0 +1,245 @@
+"""The parts of an online dispatch, put together for one run: feed, gate, limits, transport, settler, writer.
+
+feed ──▶ gate and limits ──▶ claim in the store ──▶ send ──▶ settle in the store ──▶ gate and limits
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from runner.api import Account
+from runner.budget import Budget
+from runner.dispatch.feed import Feed
+from runner.dispatch.gate import Gate
+from runner.dispatch.online import Online, Wiring
+from runner.endpoints import ENDPOINTS
+from runner.errors import BudgetReached, Interrupted, RunnerError
+from runner.expand import expand
+from runner.job import Job
+from runner.limiter import Pace, Window
+from runner.model import MODEL_GONE, Call, Reply
+from runner.pricing import Prices, usd
+from runner.question import Questions
+from runner.settle import Policy, Settler
+from runner.stop import Stop
+from runner.store import runs, tasks, totals
+from runner.store.database import DiskFull, Store
+from runner.store.runs import Beat, Run
+from runner.store.series import Tenure
+from runner.store.tasks import Claim, Settlement
+from runner.store.writer import GroupWriter
+from runner.structured import Checker
+
+CONCURRENCY = 64
+"""Calls in flight where neither the job nor the command line says how many."""
+
+BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What an online dispatch needs to know. `budget` is in pico-dollars; `grace` and `deadline` in seconds."""
+
+    store: Store
+    tenure: Tenure
+    run: Run
+    job: Job
+    account: Account
+    prices: Prices
+    budget: int | None
+    concurrency: int | None
+    on_ambiguous: str
+    grace: float
+    deadline: float = 600.0
+
+
+def ask(asking: Asking, *, stop: Stop, emit: Callable[[dict[str, Any]], None]) -> None:
+    """Ask what the run still has to ask. Raises the RunnerError that ended it before its end, if any."""
+    try:
+        anyio.run(_Dispatch(asking, stop, emit).run, backend_options=_loop_options())
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+
+
+class _Dispatch:
+    def __init__(self, asking: Asking, stop: Stop, emit: Callable[[dict[str, Any]], None]) -> None:
+        self._asking = asking
+        self._stop = stop
+        self._emit = emit
+        job, prices = asking.job, asking.prices
+        with asking.store.read() as connection:
+            self._left = totals.unfinished(connection, asking.run.id)
+            spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
+        self._budget = Budget(asking.budget, spent)
+        self._window = Window(asking.concurrency or job.limits.concurrency or CONCURRENCY)
+        self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
+        self._feed = Feed(
+            asking.store, asking.run.id, Questions(job), prices, more=lambda: self._expand() is not None
+        )
+        self._started = time.monotonic()
+        self._held_because = ""
+
+    async def run(self) -> None:
+        from runner.api.client import wire
+        from runner.api.transport import Transport
+
+        asking = self._asking
+        self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
+        self._settler = self._make_settler()
+        self._online = Online(
+            self._feed,
+            Wiring(claim=self._claim, send=self._send, settle=self._settler.settle, clock=time.monotonic),
+            gate=self._gate,
+            window=self._window,
+            requests=Pace(asking.job.limits.requests_per_minute),
+            tokens=Pace(asking.job.limits.tokens_per_minute),
+            reserve=lambda call: self._budget.reserve(call.worst_case or 0),
+            on_budget=self._budget_reached,
+            told=self._gate_held,
+        )
+        concurrency = asking.concurrency or asking.job.limits.concurrency or CONCURRENCY
+        try:
+            async with Transport(
+                wire(asking.account), concurrency=concurrency, deadline=asking.deadline
+            ) as self._transport:
+                await self._drive()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._writer.close()
+
+    async def _drive(self) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._beat)
+            with self._stop.listening(self._on_stop):
+                await self._online.run(grace=self._asking.grace)
+            group.cancel_scope.cancel()
+        self._emit(self._progress())
+
+    def _make_settler(self) -> Settler:
+        asking = self._asking
+
+        async def write(settlement: Settlement) -> None:
+            await self._writer.submit(tasks.settle, settlement)
+
+        policy = Policy(
+            retry=asking.job.retry,
+            accepted=asking.job.accepts,
+            on_ambiguous=asking.on_ambiguous,
+            checker=None if asking.job.schema is None else Checker(asking.job.schema),
+        )
+        return Settler(policy, asking.prices, self._budget, write, random=random.random)
+
+    async def _claim(self, call: Call) -> int:
+        asking = self._asking
+        claim = Claim(asking.run.id, asking.tenure.epoch, (call.task_id,), call.worst_case)
+        return await self._writer.submit(tasks.claim, claim)
+
+    async def _send(self, call: Call) -> Reply:
+        if self._settler.known_gone(call):
+            return MODEL_GONE
+        return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
+
+    def _expand(self) -> int | None:
+        return expand(self._asking.store, self._asking.tenure, self._asking.run.id)
+
+    async def _beat(self) -> None:
+        while True:
+            await anyio.sleep(BEAT_SECONDS)
+            progress = self._progress()
+            self._emit(progress)
+            if await self._writer.submit(runs.beat, Beat(self._asking.run.id, progress)):
+                self._online.stop(Interrupted("Stopped by `runner cancel`. What is answered is kept."))
+
+    def _progress(self) -> dict[str, Any]:
+        tally = self._settler.tally
+        seconds = max(0.001, time.monotonic() - self._started)
+        done = tally.answered + tally.failed
+        rate = done / seconds
+        left = max(0, self._left - done)
+        return {
+            "event": "progress",
+            "run": self._asking.run.name,
+            "rows": self._asking.run.rows_in,
+            "done": self._asking.run.rows_in - left,
+            "answered": tally.answered,
+            "failed": tally.failed,
+            "left": left,
+            "in_flight": self._online.in_flight,
+            "requests": tally.attempts,
+            "retries": tally.retries,
+            "rate_limited": tally.rate_limited,
+            "ambiguous": tally.ambiguous,
+            "rows_per_second": round(rate, 2),
+            "eta_seconds": round(left / rate) if rate and done >= 3 else None,
+            "input_tokens": tally.input_tokens,
+            "output_tokens": tally.output_tokens,
+            "cost_usd": None if tally.unpriced and not tally.cost else usd(tally.cost),
+            "held_for": round(self._gate.seconds_left(), 1),
+            "held_because": self._held_because if not self._gate.is_open else "",
+        }
+
+    def _gate_held(self, reason: str, seconds: float) -> None:
+        if reason != self._held_because or seconds >= 5:
+            self._emit(
+                {
+                    "event": "held",
+                    "run": self._asking.run.name,
+                    "reason": reason,
+                    "seconds": round(seconds, 1),
+                }
+            )
+        self._held_because = reason
+
+    def _on_stop(self, reason: str) -> None:
+        flying = self._online.in_flight
+        self._emit(
+            {
+                "event": "stopping",
+                "run": self._asking.run.name,
+                "reason": reason,
+                "in_flight": flying,
+                "grace": self._asking.grace,
+            }
+        )
+        self._online.stop(
+            Interrupted(f"Stopped ({reason}). What is answered is kept; the same command goes on.")
+        )
+
+    def _on_disk_full(self) -> None:
+        self._online.stop(
+            DiskFull(
+                f"The disk of the store {self._asking.store.path} is full. What was answered is kept. Free some "
+                "space and run the same command again."
+            )
+        )
+
+    def _budget_reached(self) -> RunnerError:
+        assert self._budget.limit is not None
+        return BudgetReached(
+            f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(self._budget.spent)} "
+            "is spent or at risk, and a call's longest answer could cost more than what is left. Raise --budget, "
+            "or allow fewer output tokens, then run the same command again."
+        )
+
+
+def _loop_options() -> dict[str, Any]:
+    try:
+        import uvloop
+    except ImportError:
+        return {}
+    return {"loop_factory": uvloop.new_event_loop}
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    for error in group.exceptions:
+        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, RunnerError):
+            return found
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

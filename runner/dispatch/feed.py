@@ -1,0 +1,99 @@
+"""What to ask next: ready tasks of the store, made into calls, a few hundred at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.model import Call
+from runner.pricing import Prices
+from runner.question import Questions
+from runner.store import tasks
+from runner.store.clock import now
+from runner.store.database import Store
+from runner.store.tasks import Ready
+
+STOCK = 256
+STOCK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """No task is ready. `due_in` is seconds until the next is, None if none waits."""
+
+    due_in: float | None
+
+
+class Feed:
+    """Hands out each ready task of one run once, the longest due first."""
+
+    def __init__(
+        self, store: Store, run_id: int, questions: Questions, prices: Prices, *, more: Callable[[], bool]
+    ) -> None:
+        """`more` makes further rows into tasks; False when every row has its task."""
+        self._store = store
+        self._run_id = run_id
+        self._questions = questions
+        self._prices = prices
+        self._more = more
+        self._stock: deque[Ready] = deque()
+        self._handed_out: set[int] = set()
+
+    def next(self) -> Call | Nothing:
+        """The next call to make, or how long there is nothing to do."""
+        if not self._stock:
+            self._restock()
+        if self._stock:
+            ready = self._stock.popleft()
+            self._handed_out.add(ready.task_id)
+            return self._call(ready)
+        with self._store.read() as connection:
+            due = tasks.next_due(connection, self._run_id)
+        return Nothing(None if due is None else max(0.001, (due - now()) / 1_000_000))
+
+    def claimed(self, task_id: int) -> None:
+        """The store knows that this task is taken: it will not be read as ready again."""
+        self._handed_out.discard(task_id)
+
+    def _restock(self) -> None:
+        while True:
+            with self._store.read() as connection:
+                found = tasks.ready(
+                    connection,
+                    run_id=self._run_id,
+                    limit=STOCK + len(self._handed_out),
+                    max_bytes=STOCK_BYTES,
+                )
+            self._stock.extend(one for one in found if one.task_id not in self._handed_out)
+            if self._stock or not self._more():
+                return
+
+    def _call(self, ready: Ready) -> Call:
+        question = self._questions.ask(ready.record)
+        demand = question.endpoint.demand(question.request, len(question.body))
+        worst = None
+        if demand.unbounded is None:
+            worst = self._prices.worst_case(
+                question.model,
+                input_tokens=len(question.body),
+                max_output=demand.max_output,
+                choices=demand.choices,
+                tier=_word(question.request.get("service_tier")),
+            )
+        return Call(
+            task_id=ready.task_id,
+            line=ready.line,
+            key=ready.key,
+            attempts=ready.attempts,
+            endpoint=question.endpoint.name,
+            model=question.model,
+            body=question.body,
+            forced_tool=question.forced_tool,
+            demand=demand,
+            worst_case=worst,
+        )
+
+
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None

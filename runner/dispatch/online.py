@@ -1,0 +1,187 @@
+"""Calls go out side by side, as many as the window allows, through one gate, each exactly once.
+
+A call is claimed in the store before its first byte leaves, and settled there before the next takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import anyio
+from anyio.abc import TaskGroup
+
+from runner.dispatch.feed import Feed, Nothing
+from runner.dispatch.gate import Gate
+from runner.limiter import Pace, Window
+from runner.model import ABANDONED, NOT_STARTED, Call, Reply, Signal
+
+Send = Callable[[Call], Awaitable[Reply]]
+ClaimCall = Callable[[Call], Awaitable[int]]
+Settle = Callable[[Call, Reply], Awaitable[Signal]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What the dispatch does its work by: claim in the store, send on the network, settle in the store."""
+
+    claim: ClaimCall
+    send: Send
+    settle: Settle
+    clock: Callable[[], float]
+
+
+class Online:
+    """Drives the ready tasks of one run until none is left, or until something stops it."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        wiring: Wiring,
+        *,
+        gate: Gate,
+        window: Window,
+        requests: Pace,
+        tokens: Pace,
+        reserve: Callable[[Call], bool],
+        on_budget: Callable[[], Exception],
+        told: Callable[[str, float], None],
+    ) -> None:
+        """`reserve` keeps a call's worst case aside from the budget, False if it does not fit; `on_budget`
+        makes the error for when it never will; `told` hears why the gate is held and for how long."""
+        self._feed = feed
+        self._wiring = wiring
+        self._gate = gate
+        self._window = window
+        self._requests = requests
+        self._tokens = tokens
+        self._reserve = reserve
+        self._on_budget = on_budget
+        self._told = told
+        self._in_flight = 0
+        self._progress = asyncio.Event()
+        self._launching = anyio.CancelScope()
+        self._stopping = False
+        self._reason: Exception | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def stop(self, reason: Exception) -> None:
+        """Start no more calls. Those in flight are waited for."""
+        self._stopping = True
+        self._reason = self._reason or reason
+        self._launching.cancel()
+
+    async def run(self, *, grace: float) -> None:
+        """Ask all that is to be asked. Raises the reason if it was stopped, once what was in flight has
+        ended or `grace` seconds are over; what is abandoned then is settled as ambiguous."""
+        async with anyio.create_task_group() as group:
+            with self._launching:
+                await self._launch(group)
+            with anyio.move_on_after(grace if self._stopping else None) as limit:
+                while self._in_flight:
+                    await self._wait(None)
+            if limit.cancelled_caught:
+                group.cancel_scope.cancel()
+        if self._reason is not None:
+            raise self._reason
+
+    async def _launch(self, group: TaskGroup) -> None:
+        while not self._stopping:
+            if self._in_flight >= self._window.size:
+                await self._wait(None)
+                continue
+            call = self._feed.next()
+            if isinstance(call, Nothing):
+                if call.due_in is None and not self._in_flight:
+                    return
+                await self._wait(call.due_in)
+                continue
+            if not await self._has_budget(call):
+                return
+            prober = await self._may_start(call)
+            self._in_flight += 1
+            group.start_soon(self._make, call, prober)
+
+    async def _has_budget(self, call: Call) -> bool:
+        while not self._reserve(call):
+            if not self._in_flight:
+                self.stop(self._on_budget())
+                return False
+            await self._wait(None)
+        return True
+
+    async def _may_start(self, call: Call) -> bool:
+        tokens = call.demand.input_tokens + (call.demand.max_output or 0)
+        while True:
+            now = self._wiring.clock()
+            wait = max(self._requests.wait(now), self._tokens.wait(now))
+            if wait <= 0:
+                break
+            await anyio.sleep(wait)
+        prober = await self._gate.enter()
+        now = self._wiring.clock()
+        self._requests.take(now, 1)
+        self._tokens.take(now, tokens)
+        return prober
+
+    async def _make(self, call: Call, prober: bool) -> None:
+        started_as = self._window.start()
+        try:
+            call = replace(call, id=await self._claim(call))
+            if self._stopping or not (prober or self._gate.is_open):
+                reply = NOT_STARTED
+            else:
+                reply = await self._send(call)
+            with anyio.CancelScope(shield=True):
+                signal = await self._wiring.settle(call, reply)
+            self._obey(signal, started_as, prober=prober, started=reply is not NOT_STARTED)
+        finally:
+            self._in_flight -= 1
+            self._touch()
+
+    async def _claim(self, call: Call) -> int:
+        with anyio.CancelScope(shield=True):
+            claimed = await self._wiring.claim(call)
+            self._feed.claimed(call.task_id)
+        return claimed
+
+    async def _send(self, call: Call) -> Reply:
+        try:
+            return await self._wiring.send(call)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._wiring.settle(call, ABANDONED)
+            raise
+
+    def _obey(self, signal: Signal, started_as: int, *, prober: bool, started: bool) -> None:
+        if not started:
+            if prober:
+                self._gate.give_up_probe()
+            return
+        if signal.stop is not None:
+            self.stop(signal.stop)
+        if signal.refused_for_speed:
+            self._window.refused(started_as)
+        if signal.hold:
+            self._gate.hold(signal.wait, prober=prober)
+            self._told(signal.reason, self._gate.seconds_left())
+        elif signal.healthy:
+            self._window.success()
+            if prober:
+                self._gate.release()
+        elif prober:
+            self._gate.hold(None, prober=True)
+
+    async def _wait(self, seconds: float | None) -> None:
+        """Until a call ends, or the time is over."""
+        progress = self._progress
+        with anyio.move_on_after(seconds):
+            await progress.wait()
+
+    def _touch(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()

@@ -1,0 +1,179 @@
+"""Chat completions: what a request asks for, and what an answer says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from runner import record
+from runner.endpoints.answer import (
+    BadAnswer,
+    check_object,
+    finish_reason,
+    load,
+    text_or_none,
+    usage_of,
+    worst_reason,
+)
+from runner.endpoints.request import choices_of, largest, model_fault, of_value, stream_fault
+from runner.endpoints.tools import drawn
+from runner.model import Answer, Demand
+from runner.tokens import estimate, of_text
+
+_PER_MESSAGE = 4
+_TEXTS = {"text": "text", "refusal": "refusal"}
+
+
+def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
+    """What any server would refuse this request body for, as (code, message)."""
+    faults = model_fault(body) + stream_fault(body)
+    messages = body.get("messages")
+    if messages is None:
+        faults.append(("missing_messages", "the request has no messages"))
+    elif isinstance(messages, str) or not isinstance(messages, Sequence):
+        faults.append(("invalid_messages", "messages is not a list"))
+    elif not messages:
+        faults.append(("invalid_messages", "messages is an empty list"))
+    else:
+        for place, message in enumerate(messages):
+            if not isinstance(message, Mapping):
+                faults.append(("invalid_messages", f"messages[{place}] is not an object"))
+                break
+    n = body.get("n")
+    if n is not None and (type(n) is not int or n < 1):
+        faults.append(("invalid_n", "n is not a whole number of at least 1"))
+    return faults
+
+
+def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
+    """The tokens that a request asks for. The input is an estimate from its texts."""
+    tokens, unbounded = 3, None
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
+        if not isinstance(message, Mapping):
+            continue
+        content = message.get("content")
+        tokens += _PER_MESSAGE
+        if isinstance(content, str):
+            tokens += of_text(content)
+        elif content is not None:
+            more, unbounded = _of_parts(content, unbounded)
+            tokens += more
+        if message.get("tool_calls"):
+            tokens += of_value(message["tool_calls"])
+        if message.get("audio"):
+            unbounded = unbounded or "audio input"
+    for field in ("tools", "functions", "response_format"):
+        if body.get(field):
+            tokens += of_value(body[field])
+    return Demand(
+        input_tokens=min(tokens, max(body_bytes, 1)),
+        max_output=largest(body.get("max_completion_tokens"), body.get("max_tokens")),
+        choices=choices_of(body.get("n")),
+        unbounded=unbounded or _unbounded(body),
+    )
+
+
+def _of_parts(content: object, unbounded: str | None) -> tuple[int, str | None]:
+    tokens = 0
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get(_TEXTS.get(str(kind), "")) if isinstance(part, Mapping) else None
+        if isinstance(text, str):
+            tokens += of_text(text)
+        elif kind is None:
+            tokens += estimate(len(record.dumps(part)))
+        else:
+            unbounded = unbounded or f"{kind} input"
+    return tokens, unbounded
+
+
+def _unbounded(body: Mapping[str, object]) -> str | None:
+    if body.get("web_search_options") is not None:
+        return "web_search"
+    modalities = body.get("modalities")
+    if isinstance(modalities, Sequence) and "audio" in modalities:
+        return "audio output"
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else []:
+        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        if kind not in (None, "function", "custom"):
+            return f"the hosted tool {kind}"
+    return None
+
+
+def read(body: bytes, *, forced_tool: bool = False) -> Answer:
+    """What the body of a 200 says. Raises BadAnswer where it is no chat completion."""
+    found = load(body)
+    check_object(found, "chat.completion")
+    choices = found.get("choices")
+    if type(choices) is not list or not choices:
+        raise BadAnswer("no_choices", "the body has no choices")
+    if len(choices) == 1:
+        output, reason = _choice(choices[0], forced_tool)
+    else:
+        read_choices = [_choice(choice, forced_tool) for choice in _by_index(choices)]
+        output = [one for one, _ in read_choices]
+        reason = worst_reason(one for _, one in read_choices)
+    return Answer(
+        output,
+        reason,
+        text_or_none(found.get("model")),
+        text_or_none(found.get("service_tier")),
+        usage_of(found.get("usage")),
+    )
+
+
+def _by_index(choices: list[object]) -> list[object]:
+    numbered = [
+        (choice["index"], place)
+        for place, choice in enumerate(choices)
+        if isinstance(choice, dict) and type(choice.get("index")) is int
+    ]
+    if len(numbered) < len(choices):
+        return choices
+    return [choices[place] for _, place in sorted(numbered)]
+
+
+def _choice(choice: object, forced: bool) -> tuple[object, str]:
+    message = choice.get("message") if type(choice) is dict else None
+    if type(choice) is not dict or type(message) is not dict:
+        raise BadAnswer("bad_choice", "a choice of the body has no message")
+    if choice.get("error"):
+        raise BadAnswer("error_body", "a choice of the body holds an error, though the status is 200")
+    calls = _calls(message)
+    reason = finish_reason(choice.get("finish_reason"), default="tool_calls" if calls else "stop")
+    content = _content(message.get("content"))
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        return content or refusal, "refusal"
+    if calls:
+        return drawn(calls, forced=forced), reason
+    if content is None and isinstance(message.get("audio"), dict):
+        content = text_or_none(message["audio"].get("transcript"))
+    return content, reason
+
+
+def _calls(message: dict[str, object]) -> list[tuple[object, object]]:
+    found: list[tuple[object, object]] = []
+    calls = message.get("tool_calls")
+    if calls:
+        for call in calls if isinstance(calls, list) else [calls]:
+            inner = (call.get("function") or call.get("custom")) if isinstance(call, dict) else None
+            if not isinstance(inner, dict):
+                raise BadAnswer("bad_choice", "a tool call of the body names no function")
+            found.append((inner.get("name"), inner.get("arguments", inner.get("input"))))
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict) and not found:
+        found.append((legacy.get("name"), legacy.get("arguments")))
+    return found
+
+
+def _content(content: object) -> str | None:
+    if content is None or type(content) is str:
+        return content
+    if isinstance(content, list):
+        texts = [
+            part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+        ]
+        return "".join(text for text in texts if isinstance(text, str))
+    raise BadAnswer("bad_choice", "the content of a choice is neither text nor a list of parts")

@@ -1,0 +1,268 @@
+"""The whole sentence: lock, recover, ingest, then expand, dispatch and settle until done, then export.
+
+Every step leaves what it did in the store, so that any start, after any end of the last, does what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from runner import takeup
+from runner.api import Account
+from runner.asking import Asking, ask
+from runner.errors import BadConfiguration, BadInput, RunnerError
+from runner.export import Outputs, export
+from runner.files import MAX_LINE
+from runner.job import Job
+from runner.model import RunState, TaskState
+from runner.pricing import Prices
+from runner.report import summarise
+from runner.stop import Stop
+from runner.store import rows, runs, series, tasks, totals
+from runner.store.database import Store, path_of
+from runner.store.locks import SeriesLock
+from runner.store.runs import Run
+from runner.store.series import Identity, Tenure
+
+Emit = Callable[[dict[str, Any]], None]
+
+LISTED_FAULTS = 20
+_ABANDONED = {
+    "code": "process_ended",
+    "message": "the process ended while it waited for the answer; `runner retry` asks again",
+    "status": None,
+    "attempts": 0,
+}
+AFTER_A_CRASH = {"retry": TaskState.READY, "hold": TaskState.HELD, "fail": TaskState.FAILED}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a run: the job, the account, and how this start is to handle them.
+
+    `input` is None for standard input (`stdin`), or where the rows are in the store already (`run_name`).
+    `budget` is in pico-dollars; `grace` in seconds; `on_ambiguous` is retry, hold or fail.
+    """
+
+    job: Job
+    account: Account
+    identity: Identity
+    store_url: str
+    output: Path
+    prices: Prices
+    input: Path | None = None
+    stdin: BinaryIO | None = None
+    run_name: str | None = None
+    limit: int | None = None
+    concurrency: int | None = None
+    budget: int | None = None
+    max_line: int = MAX_LINE
+    grace: float = 25.0
+    on_ambiguous: str = "retry"
+    skip_invalid: bool = False
+    overwrite: bool = False
+    fresh: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a start ended: 0 or 3, the run, and its summary."""
+
+    exit_code: int
+    run: str
+    summary: dict[str, Any]
+    output: Path
+    did_nothing: bool
+
+
+def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
+    """Do what is left of a run, and write its output. A RunnerError says why it ended before its end."""
+    with (
+        SeriesLock(path_of(start.store_url), start.identity.digest),
+        Store.open(start.store_url) as store,
+    ):
+        store.keep_ballast()
+        with store.write() as connection:
+            tenure = series.take(connection, start.identity)
+        outputs = Outputs(store, tenure, start.output)
+        outputs.check(overwrite=start.overwrite)
+        recover(store, tenure, start.on_ambiguous, emit)
+        if start.fresh:
+            takeup.forget_answers(store, tenure)
+        this = _take_up(store, tenure, start, outputs, stop, emit)
+        emit(
+            {
+                "event": "started",
+                "run": this.name,
+                "job": start.job.name,
+                "rows": this.rows_in,
+                "state": this.state,
+            }
+        )
+        if this.state is RunState.FINISHED and not start.again and _is_drawn(this, start, outputs):
+            return _finished(this, dict(this.summary or {}), start.output, did_nothing=True)
+        this = _ask(store, tenure, this, start, stop, emit)
+        summary = _draw(store, tenure, this, start, outputs)
+        return _finished(this, summary, start.output, did_nothing=False)
+
+
+def recover(store: Store, tenure: Tenure, on_ambiguous: str, emit: Emit) -> None:
+    """What a dead process left in flight may have been charged: note that, and decide what becomes of it."""
+    to = AFTER_A_CRASH[on_ambiguous]
+    error = None if to is TaskState.READY else orjson.dumps(_ABANDONED).decode()
+    with store.write() as connection:
+        series.fence(connection, tenure)
+        found = tasks.recover(connection, series_id=tenure.series_id, to=to, error=error)
+    if found:
+        emit({"event": "recovered", "tasks": found, "now": to.value})
+
+
+def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop: Stop, emit: Emit) -> Run:
+    if start.run_name is not None:
+        with store.read() as connection:
+            this = runs.find(connection, start.run_name)
+    else:
+        this = takeup.take_up(
+            store,
+            tenure,
+            start.job,
+            takeup.Source(start.input, start.stdin, limit=start.limit, max_line=start.max_line),
+            stopping=stop,
+            told=lambda count: emit({"event": "ingesting", "rows": count}),
+        )
+    _refuse_bad_lines(store, tenure, this, start, outputs)
+    with store.write() as connection:
+        series.fence(connection, tenure)
+        runs.set_job(connection, this.id, start.job.frozen(), skip_invalid=start.skip_invalid)
+        if this.state in (RunState.INGESTING, RunState.CANCELLED):
+            runs.move(connection, this.id, RunState.ACTIVE)
+        if start.again:
+            again = tasks.retry(
+                connection, run_id=this.id, series_id=tenure.series_id, accepted=sorted(start.job.accepts)
+            )
+            if again and this.state is RunState.FINISHED:
+                runs.move(connection, this.id, RunState.ACTIVE)
+            emit({"event": "retrying", "tasks": again})
+        return runs.get(connection, this.id)
+
+
+def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Outputs) -> None:
+    if this.rows_in and (start.skip_invalid or not this.rows_invalid):
+        return
+    if this.state is not RunState.REJECTED:
+        with store.write() as connection:
+            series.fence(connection, tenure)
+            runs.move(connection, this.id, RunState.REJECTED)
+    name = start.input or "standard input"
+    if not this.rows_in:
+        raise BadInput(f"{name} has no row at all ({this.lines_blank} blank lines). Nothing was sent.")
+    with store.read() as connection:
+        lines = (
+            orjson.dumps({"line": one.line, "key": one.key, "code": one.code, "message": one.message})
+            for one in rows.faults(connection, this.id)
+        )
+        outputs.write_errors(lines)
+        first = [one for one, _ in zip(rows.faults(connection, this.id), range(LISTED_FAULTS), strict=False)]
+    raise BadInput(
+        f"{this.rows_invalid} of {this.rows_in} lines of {name} cannot be asked. Nothing was sent and nothing "
+        f"was paid. All faults are in {outputs.errors}. Mend the lines, or leave them out with --skip-invalid.",
+        first,
+    )
+
+
+def _ask(store: Store, tenure: Tenure, this: Run, start: Start, stop: Stop, emit: Emit) -> Run:
+    with store.read() as connection:
+        left = totals.unfinished(connection, this.id)
+    if left:
+        _refuse_unpriced_budget(store, this, start)
+        asking = Asking(
+            store=store,
+            tenure=tenure,
+            run=this,
+            job=start.job,
+            account=start.account,
+            prices=start.prices,
+            budget=start.budget,
+            concurrency=start.concurrency,
+            on_ambiguous=start.on_ambiguous,
+            grace=start.grace,
+        )
+        ask(asking, stop=stop, emit=emit)
+    with store.write() as connection:
+        series.fence(connection, tenure)
+        held = totals.held(connection, this.id)
+        if not held and this.state is RunState.ACTIVE:
+            runs.move(connection, this.id, RunState.FINISHED)
+        this = runs.get(connection, this.id)
+    if held:
+        raise takeup.RowsHeld(held, this.name)
+    return this
+
+
+def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
+    """A budget for a model whose price is unknown, or whose worst case nothing bounds, is no bound."""
+    if start.budget is None:
+        return
+    questions = Questions(start.job)
+    with store.read() as connection:
+        for line, text in rows.good_records(connection, this.id):
+            question = questions.ask(text)
+            demand = question.endpoint.demand(question.request, len(question.body))
+            if demand.unbounded is not None:
+                raise BadConfiguration(
+                    f"Line {line}: a budget cannot bound this request, because it uses {demand.unbounded}. "
+                    "Nothing was sent. Run without --budget, or leave such rows out."
+                )
+            if (
+                start.prices.worst_case(
+                    question.model, input_tokens=len(question.body), max_output=demand.max_output
+                )
+                is None
+            ):
+                raise BadConfiguration(
+                    f"Line {line}: a budget needs a price for {question.model}, and none is known at "
+                    f"{start.account.origin}. Nothing was sent. Give the prices with --prices FILE, or run "
+                    "without a budget."
+                )
+            if start.job.endpoint is not None:
+                return
+
+
+def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:
+    return this.drawn_as == _drawn_as(start) and outputs.is_whole(
+        with_errors=_failures(dict(this.summary or {})) > 0
+    )
+
+
+def _draw(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Outputs) -> dict[str, Any]:
+    rows_came_to = export(store, this, start.job, outputs)
+    summary = summarise(
+        store, this, rows_came_to, job_name=start.job.name, prices_as_of=start.prices.as_of or None
+    )
+    with store.write() as connection:
+        series.fence(connection, tenure)
+        runs.set_drawn(connection, this.id, _drawn_as(start), summary)
+    outputs.write_summary(summary)
+    return summary
+
+
+def _drawn_as(start: Start) -> str:
+    """What an output depends on beside its run: where it goes and how it is drawn."""
+    job = start.job
+    parts = [str(start.output), job.output_field, job.keep, sorted(job.accepts)]
+    return orjson.dumps(parts).decode()
+
+
+def _failures(summary: dict[str, Any]) -> int:
+    counted = summary.get("rows", {})
+    return int(counted.get("failed", 0)) + int(counted.get("invalid", 0)) + int(counted.get("skipped", 0))
+
+
+def _finished(this: Run, summary: dict[str, Any], output: Path, *, did_nothing: bool) -> Finished:
+    return Finished(3 if _failures(summary) else 0, this.name, summary, output, did_nothing)

@@ -1,0 +1,19 @@
+"""Rows become the tasks that they need next, some at a time, as their turn comes.
+
+A row needs one task: its question. A question that an earlier run of the series has been answered needs none.
+"""
+
+from __future__ import annotations
+
+from runner.store import runs, series, tasks
+from runner.store.database import Store
+
+CHUNK_ROWS = 2_000
+
+
+def expand(store: Store, tenure: series.Tenure, run_id: int) -> int | None:
+    """Make the tasks of the next rows. The line number reached, or None if every row has its task."""
+    with store.write() as connection:
+        series.fence(connection, tenure)
+        reached = tasks.expand(connection, run_id=run_id, series_id=tenure.series_id, limit=CHUNK_ROWS)
+    return None if reached is None else runs.line_of(reached)

@@ -1,0 +1,175 @@
+"""How a row with what became of it looks as a line of output."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+import orjson
+
+from runner import record
+from runner.endpoints import ENDPOINTS, forced_tool
+from runner.job import Job
+from runner.model import TaskState, Usage
+from runner.pricing import usd
+from runner.store.rows import Settled
+from runner.store.runs import line_of
+
+FINISH_ADVICE = {
+    "length": "the answer was cut at its token limit: allow more output tokens, or set on_length: accept",
+    "content_filter": "the answer was filtered: change the row, or set on_content_filter: accept",
+    "refusal": "the model refused to answer: change the row, or set on_refusal: accept",
+}
+
+
+class Drawing(Protocol):
+    """How a row with what became of it is drawn as one line of output, without the line's end."""
+
+    def ok(self, row: Settled, *, reused: bool) -> bytes: ...
+
+    def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes: ...
+
+
+def error_of(row: Settled, accepted: frozenset[str]) -> dict[str, Any] | None:
+    """Why a row has no result, or None if it has one."""
+    if row.row_fault is not None:
+        faults = orjson.loads(row.row_fault)
+        message = "; ".join(fault["message"] for fault in faults)
+        return {
+            "code": faults[0]["code"],
+            "message": f"line {line_of(row.id)}: {message}",
+            "status": None,
+            "attempts": 0,
+        }
+    if row.state == TaskState.ANSWERED:
+        if row.fault is not None:
+            return {**orjson.loads(row.fault), "status": row.status, "attempts": row.attempts}
+        if row.finish_reason in accepted:
+            return None
+        reason = row.finish_reason or "unknown"
+        advice = FINISH_ADVICE.get(reason, f"the answer ended with {reason!r}, which is no success")
+        return {"code": reason, "message": advice, "status": row.status, "attempts": row.attempts}
+    if row.error is not None and row.state in (TaskState.FAILED, TaskState.HELD):
+        found: dict[str, Any] = orjson.loads(row.error)
+        return found
+    return {"code": "skipped", "message": "not answered yet", "status": None, "attempts": row.attempts or 0}
+
+
+class JobDrawing:
+    """The kept input fields with their original bytes, then the result."""
+
+    def __init__(self, job: Job) -> None:
+        assert job.endpoint is not None
+        self._endpoint = ENDPOINTS[job.endpoint]
+        self._keep = None if job.keep is None else frozenset(job.keep)
+        self._field = orjson.dumps(job.output_field)
+        self._has_schema = job.schema is not None
+        # A request's tools are the same for every row, whatever the templates put in its texts.
+        self._forced_tool = forced_tool(job.request)
+
+    def ok(self, row: Settled, *, reused: bool) -> bytes:
+        assert row.body is not None
+        answer = self._endpoint.read(row.body, forced_tool=self._forced_tool)
+        output = answer.output
+        if self._has_schema and isinstance(output, str) and answer.finish_reason == "stop":
+            output = orjson.Fragment(one_line(output.encode()))
+        result: dict[str, Any] = {
+            "output": output,
+            "finish_reason": row.finish_reason,
+            "model": row.model,
+            "usage": _usage(row),
+            "cost_usd": usd(row.cost),
+            "request_id": row.request_id,
+            "attempts": row.attempts,
+        }
+        if reused:
+            result["reused"] = True
+        return record.keep_fields(row.record, self._keep, self._field + b":" + record.dumps(result))
+
+    def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes:
+        extra = self._field + b":null," + b'"error":' + record.dumps(error)
+        if row.row_fault is not None and not _is_record(row.record):
+            return b"{" + extra + b"}"
+        return record.keep_fields(row.record, self._keep, extra)
+
+
+class RequestsDrawing:
+    """The Batch API's own output format; the bodies as they came."""
+
+    def ok(self, row: Settled, *, reused: bool) -> bytes:
+        assert row.body is not None
+        head = self._head(row)
+        return b'%b,"response":{"status_code":%d,"request_id":%b,"body":%b},"error":null}' % (
+            head,
+            row.status or 200,
+            orjson.dumps(row.request_id or ""),
+            one_line(row.body),
+        )
+
+    def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes:
+        response: dict[str, Any] | None = None
+        if error["status"] is not None:
+            body = {
+                "error": {"message": error["message"], "type": None, "param": None, "code": error["code"]}
+            }
+            response = {"status_code": error["status"], "request_id": row.request_id or "", "body": body}
+        told = {"code": error["code"], "message": error["message"]}
+        return b'%b,"response":%b,"error":%b}' % (self._head(row), record.dumps(response), record.dumps(told))
+
+    def _head(self, row: Settled) -> bytes:
+        # The id says nothing but which line of which record it is, so that it never changes.
+        mark = hashlib.blake2b(b"%d\n%b" % (line_of(row.id), row.record), digest_size=12).hexdigest()
+        custom_id = b"null"
+        if _is_record(row.record):
+            for member in record.members(row.record):
+                if record.key_name(member[0]) == "custom_id":
+                    custom_id = one_line(member[1])
+        return b'{"id":"batch_req_%b","custom_id":%b' % (mark.encode(), custom_id)
+
+
+def drawing_of(job: Job) -> Drawing:
+    """How this job's output looks."""
+    return RequestsDrawing() if job.endpoint is None else JobDrawing(job)
+
+
+def one_line(text: bytes) -> bytes:
+    """JSON text without line breaks, its tokens as they were."""
+    if b"\n" in text or b"\r" in text:
+        return msgspec.json.format(text, indent=-1)
+    return text
+
+
+def usage_of(row: Settled) -> Usage | None:
+    if row.input_tokens is None:
+        return None
+    return Usage(
+        input=row.input_tokens,
+        cached_input=row.cached_input_tokens or 0,
+        cache_write=row.cache_write_tokens or 0,
+        output=row.output_tokens or 0,
+        reasoning=row.reasoning_tokens or 0,
+        total=row.total_tokens or 0,
+    )
+
+
+def _usage(row: Settled) -> dict[str, int | None] | None:
+    if row.input_tokens is None:
+        return None
+    return {
+        "input": row.input_tokens,
+        "cached_input": row.cached_input_tokens,
+        "cache_write": row.cache_write_tokens,
+        "output": row.output_tokens,
+        "reasoning": row.reasoning_tokens,
+        "total": row.total_tokens,
+    }
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record.parse(line)
+    except record.RecordFault:
+        return False
+    return True

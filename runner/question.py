@@ -1,0 +1,129 @@
+"""From a line of input to the question it asks: endpoint, model, and the exact bytes of the request body.
+
+Ingest asks for the question's hash, dispatch for its body: the same line and the same job always give the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner import record
+from runner.endpoints import BY_URL, ENDPOINTS, Endpoint, forced_tool
+from runner.errors import LineFault
+from runner.job import Job
+from runner.record import RecordFault
+from runner.structured import with_schema
+from runner.template import RowFault, compile_request
+
+ERROR_FIELD = "error"
+"""Where a failed row's error goes, beside the output field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one row asks. `body` are the bytes to send, `request` the same parsed; `key` is None where the line
+    number identifies the row."""
+
+    key: str | None
+    endpoint: Endpoint
+    model: str
+    body: bytes
+    request: Mapping[str, Any]
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of endpoint and body: the part of a task's key that does not count repeats."""
+        return hashlib.sha256(b"%b\n%b" % (self.endpoint.name.encode(), self.body)).digest()
+
+    @property
+    def forced_tool(self) -> bool:
+        return forced_tool(self.request)
+
+
+class Unaskable(ValueError):
+    """A line that cannot be asked: every fault found in it, as (code, message), and its key if it has one."""
+
+    def __init__(self, faults: list[tuple[str, str]], key: str | None = None) -> None:
+        super().__init__("; ".join(message for _, message in faults))
+        self.faults = faults
+        self.key = key
+
+    def at(self, line: int) -> list[LineFault]:
+        return [LineFault(line, code, message, self.key) for code, message in self.faults]
+
+
+class Questions:
+    """How the lines of one job become questions."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._of_requests = job.endpoint is None
+        if job.endpoint is not None:
+            self._endpoint = ENDPOINTS[job.endpoint]
+            self._template = compile_request(job.request)
+            self._taken = {job.output_field, ERROR_FIELD} if job.keep is None else set()
+            self._clashing = set(job.keep or ()) & {job.output_field, ERROR_FIELD}
+
+    def ask(self, line: bytes) -> Question:
+        """The question of a line. Unaskable with every fault found in it."""
+        try:
+            return self._ask_request(line) if self._of_requests else self._ask_record(line)
+        except RecordFault as fault:
+            raise Unaskable([(one.code, one.message) for one in fault.faults]) from fault
+
+    def _ask_request(self, line: bytes) -> Question:
+        found = record.parse_request(line)
+        key = found.key
+        faults: list[tuple[str, str]] = []
+        endpoint = BY_URL.get(found.url)
+        if endpoint is None:
+            known = ", ".join(sorted({one.url for one in ENDPOINTS.values()}))
+            faults.append(
+                ("unknown_url", f"url {found.url!r} is not one that runner can ask; it knows {known}")
+            )
+            raise Unaskable(faults, key)
+        request = record.parse(found.body)
+        faults.extend(endpoint.check(request))
+        if faults:
+            raise Unaskable(faults, key)
+        return Question(key, endpoint, str(request["model"]), found.body, request)
+
+    def _ask_record(self, line: bytes) -> Question:
+        job = self._job
+        values = record.parse(line)
+        key: str | None = None
+        faults: list[tuple[str, str]] = []
+        if job.key is not None:
+            try:
+                key = record.key_text(values[job.key])
+            except KeyError:
+                faults.append(("missing_key", f"the key field {job.key!r} is missing"))
+            except RecordFault as fault:
+                faults.append(("bad_key", f"the key field {job.key!r}: {fault}"))
+        for field in self._taken:
+            if field in values:
+                faults.append(
+                    (
+                        "field_taken",
+                        f"the input has a field {field!r} already, where the output puts its own: name another "
+                        "output_field, or list in keep the fields to repeat",
+                    )
+                )
+        try:
+            request = self._template.render(values)
+        except RowFault as fault:
+            faults.append((fault.code, str(fault)))
+            raise Unaskable(faults, key) from fault
+        if faults:
+            raise Unaskable(faults, key)
+        assert job.model is not None
+        request = {"model": job.model, **request}
+        if job.schema is not None:
+            request = with_schema(self._endpoint.name, request, dict(job.schema), job.schema_name or job.name)
+        wrong = self._endpoint.check(request)
+        if wrong:
+            raise Unaskable(wrong, key)
+        return Question(key, self._endpoint, job.model, record.dumps(request), request)

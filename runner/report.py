@@ -1,0 +1,87 @@
+"""Store to totals: the summary of a run, whose equation must balance."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.errors import StoreUnusable
+from runner.model import RowTotals, Sums
+from runner.pricing import usd
+from runner.store import totals as store_totals
+from runner.store.clock import moment
+from runner.store.database import Store
+from runner.store.runs import Run
+
+
+def summarise(
+    store: Store, run: Run, rows: RowTotals, *, job_name: str, prices_as_of: str | None
+) -> dict[str, Any]:
+    """The summary of a run as `OUTPUT.summary.json` holds it. StoreUnusable if a line is unaccounted for."""
+    with store.read() as connection:
+        attempts = store_totals.attempts(connection, run.id)
+    accounted = rows.ok + rows.failed + rows.invalid + rows.skipped
+    if accounted != run.rows_in:
+        raise StoreUnusable(
+            f"Run {run.name} does not balance: {run.rows_in} lines came in, {accounted} are accounted for. "
+            "Nothing was written. `runner doctor` checks the store."
+        )
+    finished = moment(run.finished_at) if run.finished_at else datetime.now(UTC)
+    started = moment(run.created_at)
+    return {
+        "run": run.name,
+        "job": job_name,
+        "complete": rows.skipped == 0,
+        "rows": {
+            "in": run.rows_in,
+            "ok": rows.ok,
+            "failed": rows.failed,
+            "invalid": rows.invalid,
+            "skipped": rows.skipped,
+        },
+        "requests": attempts.requests,
+        "retries": attempts.retries,
+        "rate_limited": attempts.rate_limited,
+        "ambiguous": attempts.ambiguous,
+        "tokens": _tokens(rows.paid),
+        "cost_usd": {
+            "total": _money(rows.paid),
+            "reused": _money(rows.reused),
+            "at_risk": usd(attempts.at_risk),
+            "unknown_price_rows": rows.paid.unpriced + rows.reused.unpriced,
+            "prices_as_of": prices_as_of,
+        },
+        "reused_rows": rows.reused.rows,
+        "models": {
+            name: {"rows": sums.rows, "tokens": _tokens(sums), "cost_usd": _money(sums)}
+            for name, sums in sorted(rows.by_model.items())
+        },
+        "modes": {
+            "online": {"rows": rows.paid.rows, "tokens": _tokens(rows.paid), "cost_usd": _money(rows.paid)}
+        },
+        "finish_reasons": dict(sorted(rows.finish_reasons.items())),
+        "errors": dict(sorted(rows.error_codes.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "started_at": _time(started),
+        "finished_at": _time(finished),
+        "seconds": round(max(0.0, (finished - started).total_seconds()), 3),
+    }
+
+
+def _tokens(sums: Sums) -> dict[str, int]:
+    return {
+        "input": sums.input,
+        "cached_input": sums.cached_input,
+        "cache_write": sums.cache_write,
+        "output": sums.output,
+        "reasoning": sums.reasoning,
+        "total": sums.total,
+    }
+
+
+def _money(sums: Sums) -> str | None:
+    # Where nothing could be priced the sum is unknown, not zero.
+    return None if sums.unpriced and not sums.priced else usd(sums.cost)
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

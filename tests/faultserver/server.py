@@ -1,0 +1,270 @@
+"""The server: connections in, scripted behaviours out, everything in the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from functools import partial
+from types import TracebackType
+
+from .answers import own_answer
+from .behaviour import Behaviour, End, answer, error_body
+from .ledger import Arrival, Ledger
+from .own import Own
+from .scripts import Script, named_script
+from .wire import Head, Malformed, RequestReader, compose
+
+Door = Callable[[int], Behaviour | None]
+
+NOTHING = Own(200, b"", charged=False, usage={})
+BAD = "invalid_request_error"
+LINGER_ZERO = struct.pack("ii", 1, 0)
+FILLER = b" " * 65_536
+
+
+class Service:
+    """The server on a running loop. `FaultServer` gives it a thread, `python -m faultserver` a process.
+
+    `script` decides each request's fate and may be exchanged at any time. `door`, if given, is asked for
+    each connection by its number, from 1, before a byte is read: a behaviour is done at once, None lets the
+    connection in. `latency`, in seconds, is added to every request's own.
+    """
+
+    def __init__(
+        self, script: Script, ledger: Ledger, *, latency: float = 0.0, door: Door | None = None
+    ) -> None:
+        self.script = script
+        self.ledger = ledger
+        self.latency = latency
+        self.door = door
+        self.failures: list[BaseException] = []
+        self.port = 0
+        self._ident = secrets.token_hex(6)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._connection_count = 0
+        self._server: asyncio.Server | None = None
+        self._date = (0, b"")
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback, at that port or a free one."""
+        self._server = await asyncio.start_server(
+            self._connected, "127.0.0.1", port, limit=1 << 20, backlog=4_096
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """End every connection at once, whatever it is waiting for."""
+        assert self._server is not None
+        self._server.close()
+        tasks = list(self._connections)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connection_count += 1
+        task = asyncio.create_task(self._connection(reader, writer, self._connection_count))
+        self._connections.add(task)
+        task.add_done_callback(partial(self._ended, writer))
+
+    def _ended(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if task.cancelled():
+            # A task that is cancelled before its first step runs none of its own clean-up.
+            writer.transport.abort()
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            self.failures.append(failure)
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        requests = RequestReader(reader, writer)
+        clean = False
+        try:
+            fate = None if self.door is None else self.door(number)
+            if fate is not None:
+                await self._send(reader, writer, fate, compose(fate, fate.status, b"", self._stamp(0)))
+            else:
+                while (request := await requests.next()) and await self._exchange(*request, reader, writer):
+                    pass
+            clean = True
+        except asyncio.IncompleteReadError:
+            self.ledger.breaks()
+        except Malformed as malformed:
+            self.ledger.breaks()
+            message = f"Not HTTP/1.1: {malformed}"
+            refusal = answer(400, [("Connection", "close")], error_body(message, kind=BAD, code=None))
+            writer.write(compose(refusal, 400, b"", self._stamp(0)))
+            clean = True
+        except ConnectionError:
+            pass
+        finally:
+            if clean:
+                writer.close()
+            else:
+                writer.transport.abort()
+
+    async def _exchange(
+        self, head: Head, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer one request; whether the connection takes another."""
+        arrival = self.ledger.arrive(head.method, head.path, head.headers, body)
+        name, status, whole = "script-failed", None, False
+        try:
+            fate = self.script(arrival)
+            name = fate.name
+            own = self._execute(arrival, fate)
+            status = own.status if fate.body is None and own.status != 200 else fate.status
+            message = compose(fate, status, own.body, self._stamp(arrival.n))
+            latency = self.latency + fate.latency
+            if latency > 0:
+                await asyncio.sleep(latency)
+            if fate.gate is not None:
+                await fate.gate.passed()
+            whole = await self._send(reader, writer, fate, message)
+        finally:
+            self.ledger.answer(arrival, name, status, whole=whole)
+        if fate.idle > 0:
+            await asyncio.sleep(fate.idle)
+        return fate.end is End.KEEP and head.keep_alive
+
+    def _execute(self, arrival: Arrival, fate: Behaviour) -> Own:
+        own = own_answer(arrival, self._ident) if fate.executed else NOTHING
+        if own.charged:
+            self.ledger.execute(arrival, own.usage)
+        elif arrival.paid:
+            self.ledger.refuse(arrival)
+        return own
+
+    def _stamp(self, number: int) -> bytes:
+        """The header lines that every answer bears."""
+        now = int(time.time())
+        if now != self._date[0]:
+            date = formatdate(now, usegmt=True).encode()
+            self._date = (
+                now,
+                b"Date: %b\r\nopenai-version: 2020-10-01\r\nopenai-processing-ms: 1\r\n" % date,
+            )
+        return b"%bx-request-id: req_%b%08x\r\n" % (self._date[1], self._ident.encode(), number)
+
+    async def _send(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: Behaviour, message: bytes
+    ) -> bool:
+        """Send, and end as the behaviour ends; whether all its bytes found a connection to go to."""
+        if fate.drip is None:
+            writer.write(message)
+        else:
+            size, gap = fate.drip
+            for start in range(0, len(message), size):
+                writer.write(message[start : start + size])
+                await writer.drain()
+                await asyncio.sleep(gap)
+        left = fate.filler
+        while left > 0:
+            writer.write(FILLER[:left])
+            left -= len(FILLER)
+            await writer.drain()
+        await writer.drain()
+        whole = not writer.is_closing()
+        if fate.end is End.SILENCE:
+            while await reader.read(65_536):
+                pass
+        elif fate.end is End.RESET:
+            connection: socket.socket = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
+            writer.transport.abort()
+        return whole
+
+
+class FaultServer:
+    """An API on loopback that fails as it is told, in a thread of its own, for the length of a `with`.
+
+    `script` is a name (see faultserver.scripts) or a callable from an arrival to a behaviour. A script that
+    raises ends its connection, and the exception comes out of the `with`.
+    """
+
+    def __init__(
+        self,
+        script: str | Script = "ok",
+        *,
+        seed: int = 0,
+        port: int = 0,
+        latency: float = 0.0,
+        door: Door | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        chosen = named_script(script, seed) if isinstance(script, str) else script
+        self.ledger = Ledger() if ledger is None else ledger
+        self._service = Service(chosen, self.ledger, latency=latency, door=door)
+        self._port = port
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="faultserver", daemon=True)
+        self._ready = threading.Event()
+        self._stopping = asyncio.Event()
+        self._refusal: OSError | None = None
+
+    @property
+    def url(self) -> str:
+        """The base URL, to the `/v1`."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on."""
+        return self._service.port
+
+    @property
+    def script(self) -> Script:
+        """The script in force. It may be exchanged while the server runs, by a name or a callable."""
+        return self._service.script
+
+    @script.setter
+    def script(self, script: str | Script) -> None:
+        self._service.script = named_script(script) if isinstance(script, str) else script
+
+    def __enter__(self) -> FaultServer:
+        self._thread.start()
+        self._ready.wait()
+        if self._refusal is not None:
+            self._thread.join()
+            raise self._refusal
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+        if kind is None and self._service.failures:
+            raise self._service.failures[0]
+
+    def close(self) -> None:
+        """End every connection and stop listening, at once; a second time does nothing."""
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+            self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        try:
+            await self._service.start(self._port)
+        except OSError as refusal:
+            self._refusal = refusal
+            return
+        finally:
+            self._loop = asyncio.get_running_loop()
+            self._ready.set()
+        await self._stopping.wait()
+        await self._service.stop()

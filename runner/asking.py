@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from runner.api import Account
+from runner.api.account import Account
 from runner.budget import Budget
 from runner.dispatch.feed import Feed
 from runner.dispatch.gate import Gate
@@ -59,10 +59,10 @@ class Asking:
     deadline: float = 600.0
 
 
-def ask(asking: Asking, *, stop: Stop, emit: Callable[[dict[str, Any]], None]) -> None:
-    """Ask what the run still has to ask. Raises the RunnerError that ended it before its end, if any."""
+def ask(asking: Asking, *, stop: Stop, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Ask what the run still has to ask; what this start did. Raises the RunnerError that ended it early."""
     try:
-        anyio.run(_Dispatch(asking, stop, emit).run, backend_options=_loop_options())
+        return anyio.run(_Dispatch(asking, stop, emit).run, backend_options=_loop_options())
     except BaseExceptionGroup as group:
         raise _first(group) from group
 
@@ -85,7 +85,7 @@ class _Dispatch:
         self._started = time.monotonic()
         self._held_because = ""
 
-    async def run(self) -> None:
+    async def run(self) -> dict[str, Any]:
         from runner.api.client import wire
         from runner.api.transport import Transport
 
@@ -109,6 +109,7 @@ class _Dispatch:
                 wire(asking.account), concurrency=concurrency, deadline=asking.deadline
             ) as self._transport:
                 await self._drive()
+            return self._progress()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._writer.close()
@@ -143,6 +144,7 @@ class _Dispatch:
     async def _send(self, call: Call) -> Reply:
         if self._settler.known_gone(call):
             return MODEL_GONE
+        self._settler.sending(call)
         return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
 
     def _expand(self) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from runner import takeup
-from runner.api import Account
+from runner.api.account import Account
 from runner.asking import Asking, ask
 from runner.errors import BadConfiguration, BadInput, RunnerError
 from runner.export import Outputs, export
@@ -21,6 +21,7 @@ from runner.files import MAX_LINE
 from runner.job import Job
 from runner.model import RunState, TaskState
 from runner.pricing import Prices
+from runner.question import Questions, worst_case
 from runner.report import summarise
 from runner.stop import Stop
 from runner.store import rows, runs, series, tasks, totals
@@ -79,6 +80,7 @@ class Finished:
     summary: dict[str, Any]
     output: Path
     did_nothing: bool
+    this_start: dict[str, Any]
 
 
 def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
@@ -106,10 +108,10 @@ def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
             }
         )
         if this.state is RunState.FINISHED and not start.again and _is_drawn(this, start, outputs):
-            return _finished(this, dict(this.summary or {}), start.output, did_nothing=True)
-        this = _ask(store, tenure, this, start, stop, emit)
+            return _finished(this, dict(this.summary or {}), start.output, None)
+        this, did = _ask(store, tenure, this, start, stop, emit)
         summary = _draw(store, tenure, this, start, outputs)
-        return _finished(this, summary, start.output, did_nothing=False)
+        return _finished(this, summary, start.output, did)
 
 
 def recover(store: Store, tenure: Tenure, on_ambiguous: str, emit: Emit) -> None:
@@ -176,7 +178,10 @@ def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, out
     )
 
 
-def _ask(store: Store, tenure: Tenure, this: Run, start: Start, stop: Stop, emit: Emit) -> Run:
+def _ask(
+    store: Store, tenure: Tenure, this: Run, start: Start, stop: Stop, emit: Emit
+) -> tuple[Run, dict[str, Any]]:
+    did: dict[str, Any] = {}
     with store.read() as connection:
         left = totals.unfinished(connection, this.id)
     if left:
@@ -193,7 +198,7 @@ def _ask(store: Store, tenure: Tenure, this: Run, start: Start, stop: Stop, emit
             on_ambiguous=start.on_ambiguous,
             grace=start.grace,
         )
-        ask(asking, stop=stop, emit=emit)
+        did = ask(asking, stop=stop, emit=emit)
     with store.write() as connection:
         series.fence(connection, tenure)
         held = totals.held(connection, this.id)
@@ -202,7 +207,7 @@ def _ask(store: Store, tenure: Tenure, this: Run, start: Start, stop: Stop, emit
         this = runs.get(connection, this.id)
     if held:
         raise takeup.RowsHeld(held, this.name)
-    return this
+    return this, did
 
 
 def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
@@ -219,12 +224,7 @@ def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
                     f"Line {line}: a budget cannot bound this request, because it uses {demand.unbounded}. "
                     "Nothing was sent. Run without --budget, or leave such rows out."
                 )
-            if (
-                start.prices.worst_case(
-                    question.model, input_tokens=len(question.body), max_output=demand.max_output
-                )
-                is None
-            ):
+            if worst_case(question, demand, start.prices) is None:
                 raise BadConfiguration(
                     f"Line {line}: a budget needs a price for {question.model}, and none is known at "
                     f"{start.account.origin}. Nothing was sent. Give the prices with --prices FILE, or run "
@@ -264,5 +264,12 @@ def _failures(summary: dict[str, Any]) -> int:
     return int(counted.get("failed", 0)) + int(counted.get("invalid", 0)) + int(counted.get("skipped", 0))
 
 
-def _finished(this: Run, summary: dict[str, Any], output: Path, *, did_nothing: bool) -> Finished:
-    return Finished(3 if _failures(summary) else 0, this.name, summary, output, did_nothing)
+def _finished(this: Run, summary: dict[str, Any], output: Path, did: dict[str, Any] | None) -> Finished:
+    return Finished(
+        exit_code=3 if _failures(summary) else 0,
+        run=this.name,
+        summary=summary,
+        output=output,
+        did_nothing=did is None,
+        this_start=did or {},
+    )

@@ -14,9 +14,12 @@ from runner import record
 from runner.endpoints import BY_URL, ENDPOINTS, Endpoint, forced_tool
 from runner.errors import LineFault
 from runner.job import Job
+from runner.model import Demand
+from runner.pricing import Prices
 from runner.record import RecordFault
 from runner.structured import with_schema
 from runner.template import RowFault, compile_request
+from runner.tokens import upper_bound
 
 ERROR_FIELD = "error"
 """Where a failed row's error goes, beside the output field."""
@@ -127,3 +130,18 @@ class Questions:
         if wrong:
             raise Unaskable(wrong, key)
         return Question(key, self._endpoint, job.model, record.dumps(request), request)
+
+
+def worst_case(question: Question, demand: Demand, prices: Prices) -> int | None:
+    """The dearest that a question can come to online, in pico-dollars; None where nothing bounds it."""
+    if demand.unbounded is not None:
+        return None
+    tier = question.request.get("service_tier")
+    return prices.worst_case(
+        question.model,
+        # A token is at least one byte: the body's length bounds its input.
+        input_tokens=upper_bound(len(question.body)),
+        max_output=demand.max_output,
+        choices=demand.choices,
+        tier=tier if isinstance(tier, str) else None,
+    )

@@ -72,6 +72,7 @@ class Settler:
         self._random = random
         self._utc = utc
         self._outage = Outage()
+        self._sent_at: dict[int, int] = {}
         self._gone: dict[tuple[str, str], Finding] = {}
         self.tally = Tally()
 
@@ -89,6 +90,8 @@ class Settler:
         if reply.fault == "not_started":
             return await self._not_started(call, reply)
         self._count(finding)
+        if finding.kind not in (Kind.AMBIGUOUS, Kind.NOT_SENT, Kind.TRY_AGAIN):
+            self._sent_at.pop(call.task_id, None)
         kept = self._kept(call, reply, answer)
         match finding.kind:
             case Kind.ANSWERED:
@@ -100,6 +103,10 @@ class Settler:
                 return await self._failed_this_time(call, reply, finding, kept)
             case _:
                 return await self._refused_for_all(call, reply, finding)
+
+    def sending(self, call: Call) -> None:
+        """A call is about to leave: what is answered from now on is answered meanwhile."""
+        self._sent_at[call.task_id] = self._outage.answers
 
     def known_gone(self, call: Call) -> bool:
         """Whether this call's model has been refused as unknown: asking again would be in vain."""
@@ -176,7 +183,12 @@ class Settler:
         if reply.fault == "abandoned":
             attempts, close = call.attempts, False
         else:
-            verdict = self._outage.failure(call.task_id, outage=finding.outage)
+            verdict = self._outage.failure(
+                call.task_id,
+                outage=finding.outage,
+                sent=finding.kind is not Kind.NOT_SENT,
+                since=self._sent_at.pop(call.task_id, None),
+            )
             attempts, close = call.attempts + verdict.counted, verdict.close
         to = TaskState.READY
         error = None
@@ -188,6 +200,8 @@ class Settler:
             self.tally.failed += 1
         else:
             self.tally.retries += 1
+        if to is not TaskState.READY:
+            self._outage.forget(call.task_id)
         wait = full_jitter(attempts, self._random, cap=self._policy.retry.max_wait)
         if finding.wait is not None:
             wait = max(wait, min(finding.wait, self._policy.retry.max_wait))

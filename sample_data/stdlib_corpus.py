@@ -3,9 +3,9 @@
     python sample_data/stdlib_corpus.py -o stdlib.jsonl
 
 One line for each documented module, class, function and method, as {"id", "kind", "module", "lineno",
-"text"}, and one (kind "literal") for each string in the code that is long or holds characters beyond ASCII: the
-library's tests and encoding tables know most of the world's alphabets. Sources are parsed, never imported. The
-order is that of paths and lines, so one Python version always gives the same bytes.
+"text"}, and one (kind "literal") for each string in the code that is long or holds characters beyond ASCII:
+the library's tests and encoding tables know most of the world's alphabets. Sources are parsed, never
+imported. The order is that of paths and lines, so one Python version always gives the same bytes.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def upgrade() -> None:
         sa.Column("inode", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_artifact_series_id_series")),
-        sa.PrimaryKeyConstraint("series_id", "path", name=op.f("pk_artifact")),
+        sa.PrimaryKeyConstraint("series_id", "path", "sha256", name=op.f("pk_artifact")),
     )
     op.create_table(
         "run",

@@ -20,10 +20,13 @@ from runner.api.wire import Wire
 from runner.errors import AccessRefused, RunnerError
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 __all__ = ["Account", "ModelInfo", "Wire", "account_from", "control", "list_models", "wire"]
 
+# The SDK makes no client without some key; this one is taken off every request again.
+_NO_KEY = "there-is-no-key"
 # What a server may quote back of a key: OpenAI's 401 repeats its beginning and its end.
 _KEY_LIKE = re.compile(r"\b(?:sk|sess|key)-[\w*.\-]+|\bBearer +\S+", re.IGNORECASE)
 
@@ -54,9 +57,12 @@ def wire(account: Account) -> Wire:
     merged: dict[str, tuple[str, object]] = {}
     for name, text in [*client.auth_headers.items(), *client.default_headers.items()]:
         merged[name.lower()] = (name, text)
-    headers = {name: text for name, text in merged.values() if isinstance(text, str)}
-    # The SDK describes its own HTTP client in these, which is not the one that sends.
-    headers = {name: text for name, text in headers.items() if not name.lower().startswith("x-stainless-")}
+    headers = {
+        name: text
+        for name, text in merged.values()
+        # In x-stainless-* the SDK describes its own HTTP client, which is not the one that sends.
+        if isinstance(text, str) and not name.lower().startswith("x-stainless-") and _NO_KEY not in text
+    }
     headers["User-Agent"] = f"{client.user_agent} runner/{__version__}"
     return Wire(
         str(client.base_url).rstrip("/"),
@@ -76,6 +82,7 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
         trust_env=False,
         follow_redirects=False,
         timeout=timeout,
+        event_hooks={"request": [_without_no_key]},
     )
     headers: dict[str, object] = dict(account.headers)
     own = {name.lower() for name in headers}
@@ -84,12 +91,7 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
         headers["OpenAI-Organization"] = openai.omit
     if account.project is None and "openai-project" not in own:
         headers["OpenAI-Project"] = openai.omit
-    if not account.api_key and not account.ad_token:
-        for name in ("Authorization", "api-key"):
-            if name.lower() not in own:
-                headers[name] = openai.omit
-    # The SDK demands some key; the omitted header keeps this one from going out.
-    key = account.api_key or "none"
+    key = account.api_key or _NO_KEY
     default_headers = cast("dict[str, str]", headers)
     if account.api_version is not None:
         return openai.AsyncAzureOpenAI(
@@ -114,6 +116,12 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
     )
 
 
+async def _without_no_key(request: httpx2.Request) -> None:
+    for name in ("Authorization", "api-key"):
+        if _NO_KEY in request.headers.get(name, ""):
+            del request.headers[name]
+
+
 async def list_models(
     account: Account, *, attempts: int = 3, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> list[ModelInfo]:
@@ -122,13 +130,13 @@ async def list_models(
     Raises AccessRefused where the key or a permission is refused, RunnerError for whatever else goes wrong.
     """
     import openai
-    from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+    from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
     passing = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError)
     patient = AsyncRetrying(
         retry=retry_if_exception_type(passing),
         stop=stop_after_attempt(attempts),
-        wait=wait_exponential_jitter(initial=0.5, max=8.0),
+        wait=wait_random_exponential(multiplier=0.5, max=8.0),
         sleep=sleep,
         reraise=True,
     )
@@ -162,7 +170,7 @@ def in_our_words(error: Exception, account: Account) -> RunnerError:
             f"{where} refuses the API key (401). Check that it is whole, active, and meant for it."
         )
     if isinstance(error, openai.APIStatusError):
-        said = _without_keys(error.message, account)
+        said = _without_keys(error.message.removeprefix(f"Error code: {error.status_code} - "), account)
         if isinstance(error, openai.PermissionDeniedError):
             return AccessRefused(
                 f"{where} refuses permission (403): {said}. Check what the key and project may do."

@@ -230,9 +230,11 @@ def _allow_connections(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    try:
+        # Beyond the hard limit, or the kernel's own, this is a ValueError or an OSError by platform.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError) as error:
         raise BadConfiguration(
-            f"{count} calls at once need {needed} open files, and the system allows {hard}. "
+            f"{count} calls at once need {needed} open files, and the system does not allow so many. "
             "Lower --concurrency, or raise the limit (ulimit -n)."
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        ) from error

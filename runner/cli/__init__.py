@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -49,9 +49,9 @@ class Commands(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            if near:
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
 
 
 @click.group(
@@ -82,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell(error)
         code = error.exit_code
     except BrokenPipeError:
-        # Whoever read our standard output has gone; what was to be said to it is said to nobody.
-        sys.stdout = None  # type: ignore[assignment]
+        # Whoever read our standard output has gone: Python must not complain when it flushes it at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -100,10 +100,6 @@ def tell(error: RunnerError) -> None:
 def printable(text: str) -> str:
     """Text that cannot steer a terminal: control and direction characters are shown as escapes."""
     return "".join(
-        char if char.isprintable() or char in "\n " else char.encode("unicode_escape").decode() for char in text
+        char if char.isprintable() or char in "\n " else char.encode("unicode_escape").decode()
+        for char in text
     )
-
-
-def finish(context: click.Context, code: int) -> Any:
-    """End the command with an exit code."""
-    context.exit(code)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from runner.job import Job
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -79,9 +83,7 @@ def account_options(command: Decorated) -> Decorated:
                 help="Whose API: openai (or anything compatible), azure, or sim, the simulator inside the run.",
             ),
             click.option("--base-url", metavar="URL", help="The API's address. Default: OPENAI_BASE_URL."),
-            click.option(
-                "--insecure-http", is_flag=True, help="Allow plain http to a public address."
-            ),
+            click.option("--insecure-http", is_flag=True, help="Allow plain http to a public address."),
             click.option(
                 "--prices",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -105,8 +107,12 @@ def handling_options(command: Decorated) -> Decorated:
             ),
             click.option("--budget", type=Money(), help="Most that may be spent, in USD; never overshot."),
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),
-            click.option("--deadline", metavar="WHEN", help="For auto: a duration, or a time of day with zone."),
-            click.option("--poll", type=Duration(), help="First pause between polls of a batch. [default: 30s]"),
+            click.option(
+                "--deadline", metavar="WHEN", help="For auto: a duration, or a time of day with zone."
+            ),
+            click.option(
+                "--poll", type=Duration(), help="First pause between polls of a batch. [default: 30s]"
+            ),
             click.option(
                 "--queue-wait", type=Duration(), help="First wait when the batch queue is full. [default: 5m]"
             ),
@@ -125,9 +131,13 @@ def handling_options(command: Decorated) -> Decorated:
             click.option(
                 "--skip-invalid", is_flag=True, help="Run the good rows of an input with bad lines; exit 3."
             ),
-            click.option("--overwrite", is_flag=True, help="Replace an output that this series did not write."),
             click.option(
-                "--no-wait", is_flag=True, help="For cron: do what can be done now; exit 75 if something is out."
+                "--overwrite", is_flag=True, help="Replace an output that this series did not write."
+            ),
+            click.option(
+                "--no-wait",
+                is_flag=True,
+                help="For cron: do what can be done now; exit 75 if something is out.",
             ),
             click.option(
                 "--if-locked",
@@ -178,3 +188,19 @@ def existing(path: str) -> Path:
     if not found.exists():
         raise UsageError(f"{path} does not exist.")
     return found.resolve()
+
+
+def job_of(job_or_requests: str, input_path: str | None) -> Job:
+    """The job that a command names, over the input that it names. BadJob or UsageError if it cannot be."""
+    from runner.job import read_job, requests_job
+
+    if is_job(job_or_requests):
+        job = read_job(existing(job_or_requests))
+        if input_path is not None:
+            job = replace(job, input="-" if input_path == "-" else str(existing(input_path)))
+        if job.input is None:
+            raise UsageError(f"{job_or_requests} names no input: add `input:` to the job, or --input PATH.")
+        return job
+    if input_path is not None:
+        raise UsageError("--input goes with a job file: a requests file is its own input.")
+    return requests_job("-" if job_or_requests == "-" else str(existing(job_or_requests)))

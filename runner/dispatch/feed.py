@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from runner.model import Call
 from runner.pricing import Prices
-from runner.question import Questions
+from runner.question import Questions, worst_case
 from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
@@ -72,15 +72,6 @@ class Feed:
     def _call(self, ready: Ready) -> Call:
         question = self._questions.ask(ready.record)
         demand = question.endpoint.demand(question.request, len(question.body))
-        worst = None
-        if demand.unbounded is None:
-            worst = self._prices.worst_case(
-                question.model,
-                input_tokens=len(question.body),
-                max_output=demand.max_output,
-                choices=demand.choices,
-                tier=_word(question.request.get("service_tier")),
-            )
         return Call(
             task_id=ready.task_id,
             line=ready.line,
@@ -91,9 +82,5 @@ class Feed:
             body=question.body,
             forced_tool=question.forced_tool,
             demand=demand,
-            worst_case=worst,
+            worst_case=worst_case(question, demand, self._prices),
         )
-
-
-def _word(value: object) -> str | None:
-    return value if isinstance(value, str) else None

@@ -26,7 +26,7 @@ _REASONS = {
 _SEVERITY = {"stop": 0, "tool_calls": 1, "length": 3, "refusal": 4, "content_filter": 5}
 
 
-class BadAnswer(ValueError):
+class BadAnswer(ValueError):  # noqa: N818 - a fault of the data, as RecordFault is
     """The body of a 200 does not have the shape of an answer.
 
     `code` names the fault, or is the API's own code where the API says that the request failed (`failed`).

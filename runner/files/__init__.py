@@ -4,7 +4,7 @@
 when it is complete.
 """
 
-from runner.files.lines import MAX_LINE, LineReader, Stamp
+from runner.files.lines import MAX_LINE, LineReader, Stamp, digest
 from runner.files.outputs import AtomicFile, check_writable, remove
 
-__all__ = ["MAX_LINE", "AtomicFile", "LineReader", "Stamp", "check_writable", "remove"]
+__all__ = ["MAX_LINE", "AtomicFile", "LineReader", "Stamp", "check_writable", "digest", "remove"]

@@ -24,7 +24,7 @@ _FOREIGN = (
 )
 
 
-class BrokenStream(Exception):  # noqa: N818 - becomes a fault of the line where the stream broke
+class BrokenStream(Exception):
     """The rest of the input cannot be read. `code` is that of the line fault this becomes."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -101,7 +101,7 @@ def inflate(kind: str, head: bytes, read: Callable[[], bytes]) -> Iterator[bytes
         try:
             out = member.decompress(data, OUT)
         except damage as error:
-            why = f"the {kind} stream is damaged here ({error}), and unread from here on; get the file anew"
+            why = f"the {kind} stream is damaged ({error}): lines before this may be wrong too; get it anew"
             raise BrokenStream("truncated_file", why) from None
         produced += len(out)
         if produced > BOMB_AFTER and produced > BOMB_RATIO * consumed:
@@ -109,18 +109,18 @@ def inflate(kind: str, head: bytes, read: Callable[[], bytes]) -> Iterator[bytes
             raise BrokenStream("bomb", why)
         if out:
             yield out
-        data = b""
-        if member.eof:
-            data = member.unused_data or _after_padding(kind, read)
-            if not data:
-                return
+        ended, data = member.eof, b""
+        if ended:
+            data = member.unused_data
             member = open_member()
-        elif member.needs_input:
-            data = read()
+        if not data and member.needs_input:
+            data = _after_padding(kind, read) if ended else read()
+            consumed += len(data)
+            if not data and ended:
+                return
             if not data:
                 why = f"the {kind} stream ends too early: the file was cut short; get it anew"
                 raise BrokenStream("truncated_file", why)
-        consumed += len(data)
 
 
 def _after_padding(kind: str, read: Callable[[], bytes]) -> bytes:

@@ -43,6 +43,12 @@ class Stamp:
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class LineReader:
     """Read a JSONL file, a pipe or an open stream line by line; iterate it once.
 
@@ -170,14 +176,14 @@ class LineReader:
 
     def _pieces(self) -> Iterator[bytes]:
         """The text of the file, unpacked, without its byte order mark."""
-        head = _beginning(self._read, _HEAD)
+        head = _beginning(self._read, least=4)
         self.kind = kind_of(head)
         if self.kind == "plain":
             texts = iter(lambda: self._read(_READ), b"")
         else:
             texts = inflate(self.kind, head, lambda: self._read(_READ_COMPRESSED))
-            head = _beginning(lambda _size: next(texts, b""), _HEAD)
-        _refuse_wide_text(head)
+            head = _beginning(lambda _size: next(texts, b""), least=0)
+        _refuse_wide_text(head[:_HEAD])
         yield head.removeprefix(_UTF8_MARK)
         yield from texts
 
@@ -212,11 +218,11 @@ def _looked_at(number: int, line: bytes) -> Line:
     return number, line.removesuffix(b"\r"), None
 
 
-def _beginning(read: Callable[[int], bytes], size: int) -> bytes:
-    """The first bytes of a stream: at least `size` of them, unless it ends or shows a line end before."""
+def _beginning(read: Callable[[int], bytes], *, least: int) -> bytes:
+    """The first bytes of a stream: 64, unless it ends before, or shows a line end after the `least`."""
     head = b""
-    while len(head) < size and b"\n" not in head[4:]:
-        data = read(size)
+    while len(head) < _HEAD and b"\n" not in head[least:]:
+        data = read(_HEAD)
         if not data:
             break
         head += data
@@ -225,11 +231,10 @@ def _beginning(read: Callable[[int], bytes], size: int) -> bytes:
 
 def _refuse_wide_text(head: bytes) -> None:
     """Raise BrokenStream where the first bytes are those of UTF-16 or UTF-32."""
-    start = head[:_HEAD]
-    zeros = start.count(0) if start.strip(b"\0") else 0
-    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) or zeros * 8 >= len(start) * 5 > 0:
+    zeros = head.count(0) if head.strip(b"\0") else 0
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")) or zeros * 8 >= len(head) * 5 > 0:
         name = "UTF-32"
-    elif start.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros * 4 >= len(start) > 3:
+    elif head.startswith((b"\xff\xfe", b"\xfe\xff")) or zeros * 4 >= len(head) > 3:
         name = "UTF-16"
     else:
         return

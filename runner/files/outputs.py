@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from runner.errors import OutputUnwritable
+from runner.files.lines import Stamp
 
 _BUFFER = 2**20
 _BLOCK = 4096
@@ -37,13 +38,14 @@ class AtomicFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._part = _part_of(path)
         self._fd = -1
         self._mode = 0
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._hash = hashlib.sha256()
+        self._discarded = False
         self.size = 0
 
     @property
@@ -58,10 +60,24 @@ class AtomicFile:
         if self._buffered >= _BUFFER:
             self._flush()
 
+    def prepare(self) -> Stamp:
+        """Put all that was written on disk; the stamp that the file will have under its name."""
+        self._flush()
+        try:
+            os.fchmod(self._fd, self._mode)
+            os.fsync(self._fd)
+            return Stamp.of_stat(os.fstat(self._fd))
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def discard(self) -> None:
+        """Let the file never appear: what stands under its name stays."""
+        self._discarded = True
+
     def __enter__(self) -> Self:
         try:
-            kept = _mode_to_keep(self._path)
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            kept = _mode_to_keep(self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             # Only the kernel knows what a new file's mode would be (umask, access lists): a file that is
             # still empty asks it, and keeps the answer for the end.
             self._fd = _create(self._part, 0o666 if kept is None else 0o600)
@@ -69,14 +85,14 @@ class AtomicFile:
             os.fchmod(self._fd, 0o600)
         except OSError as error:
             self._abandon()
-            raise _unwritable(self._path, error) from error
+            raise _unwritable(self.path, error) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None:
+            if kind is None and not self._discarded:
                 self._commit()
         finally:
             self._abandon()
@@ -88,19 +104,17 @@ class AtomicFile:
         try:
             _write_all(self._fd, data)
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _unwritable(self.path, error) from error
 
     def _commit(self) -> None:
-        self._flush()
+        self.prepare()
         try:
-            os.fchmod(self._fd, self._mode)
-            os.fsync(self._fd)
-            self._part.replace(self._path)
+            self._part.replace(self.path)
             fd, self._fd = self._fd, -1
             os.close(fd)
-            _sync_folder(self._path.parent)
+            _sync_folder(self.path.parent)
         except OSError as error:
-            raise _unwritable(self._path, error) from error
+            raise _unwritable(self.path, error) from error
 
     def _abandon(self) -> None:
         """Close and remove a part that was not renamed; one that cannot be removed is replaced next time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class RecordFault(ValueError):  # noqa: N818 - a fault of the data, as LineFault is
+class RecordFault(ValueError):
     """A line that cannot be read as a record.
 
     `code` is for programs and `message` for people; neither ever repeats the line's text. `offset` counts

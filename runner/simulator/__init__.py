@@ -2,7 +2,7 @@
 
 `Simulator(Settings(...))` listens in a thread of its own; `serve_forever` holds the calling thread instead.
 
-    server.py     HTTP: which path leads where, and the faults that live in the wire
+    server.py     HTTP: which path leads where.   wire.py   the faults that live below it
     calls.py      the way of one model call: arrival, limits, fault, answer, ledger
     chat.py, responses.py, embeddings.py      what each endpoint accepts, and the shape of its answers
     wording.py, schema_instances.py, patterns.py, vectors.py      what the answers say

@@ -94,7 +94,7 @@ FAULTS = _table(
 _SCOPES = ("always", "first", "each")
 
 
-class BadFaults(ValueError):  # noqa: N818
+class BadFaults(ValueError):
     """The text of `--faults` cannot be read; the message says where and lists the known names."""
 
 

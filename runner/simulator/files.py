@@ -49,7 +49,7 @@ class Files:
     """All files of one simulator, in a temporary folder of its own."""
 
     def __init__(self, *, seed: int, wall: Callable[[], float]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="runner-simulator-")
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files: dict[str, StoredFile] = {}
         self._made = 0
         self._seed = seed
@@ -57,7 +57,8 @@ class Files:
 
     def close(self) -> None:
         """Deletes the folder and all that is in it."""
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def clear(self) -> None:
         """Deletes all files."""
@@ -67,6 +68,8 @@ class Files:
     def open_new(self) -> IO[bytes]:
         """A new empty file to write to; `keep` it once it is written and closed."""
         self._made += 1
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="runner-simulator-")
         return (Path(self._folder.name) / f"{self._made}.jsonl").open("wb")
 
     def keep(self, path: Path, *, filename: str, purpose: str, lifetime: int | None = None) -> StoredFile:

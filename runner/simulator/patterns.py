@@ -45,7 +45,7 @@ def matching(pattern: str, pick: Pick, *, shortest: int = 0, longest: int | None
     return None
 
 
-class _NotUnderstood(ValueError):  # noqa: N818
+class _NotUnderstood(ValueError):
     """The pattern uses something that is not understood here."""
 
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-class Refusal(Exception):  # noqa: N818
+class Refusal(Exception):
     """The request is refused: an HTTP status and the API's error object."""
 
     def __init__(

@@ -1,10 +1,8 @@
-"""HTTP: which path leads where, and how an answer, or a fault of the wire, goes out."""
+"""HTTP: which path leads where, and how an answer goes out."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,16 +11,15 @@ from typing import Any
 import orjson
 from aiohttp import BodyPartReader, web
 
-from runner.simulator import chat, embeddings, failures, responses
+from runner.simulator import chat, embeddings, failures, responses, wire
 from runner.simulator.batches import Batches
-from runner.simulator.calls import INVALID_KEY, Calls, Result
+from runner.simulator.calls import INVALID_KEY, Calls
 from runner.simulator.files import Files
 from runner.simulator.ledger import Ledger
 from runner.simulator.refusal import Refusal, invalid_value, missing
 from runner.simulator.settings import Settings
 
 MAX_BODY = 64 * 1024 * 1024
-_SLOW = 30.0
 _ENDPOINTS = {module.PATH: module.NAME for module in (chat, responses, embeddings)}
 _STANDING_HEADERS = {
     "content-type": "application/json",
@@ -45,14 +42,6 @@ class Server:
         self._web: web.Server | None = None
         self._listener: asyncio.Server | None = None
         self._routes = self._control_routes()
-        self._wire: dict[str, Callable[[web.BaseRequest, Result], Awaitable[web.StreamResponse]]] = {
-            "reset": self._reset,
-            "lost": self._reset,
-            "truncated": self._truncated,
-            "chunk-cut": self._chunk_cut,
-            "hang": self._hang,
-            "slow": self._slow,
-        }
 
     @property
     def ledger(self) -> Ledger:
@@ -104,7 +93,7 @@ class Server:
         headers["openai-processing-ms"] = str(int(self.settings.latency * 1000) + 1)
         result.headers = headers
         if result.fault is not None:
-            return await self._wire.get(result.fault.name, self._odd)(request, result)
+            return await wire.send(request, result)
         return web.Response(body=result.body, status=result.status, headers=headers)
 
     # The control plane: everything that is not a model call.
@@ -229,61 +218,6 @@ class Server:
 
     def _request_id(self) -> dict[str, str]:
         return {"x-request-id": f"req_control_{self._requests}"}
-
-    # Faults of the wire.
-
-    async def _odd(self, _request: web.BaseRequest, result: Result) -> web.StreamResponse:
-        """Faults that are an HTTP answer, though not one of this API."""
-        assert result.fault is not None
-        name, headers = result.fault.name, result.headers
-        if name == "redirect":
-            return web.Response(status=302, headers={"location": "/sim/loop"})
-        if name == "204":
-            headers.pop("content-type")
-            return web.Response(status=204, headers=headers)
-        if name == "empty":
-            return web.Response(body=b"", headers=headers)
-        if name == "wrong-type":
-            return web.Response(body=result.body, headers={**headers, "content-type": "text/html"})
-        if name == "gzip-garbage":
-            return web.Response(body=result.body[::-1], headers={**headers, "content-encoding": "gzip"})
-        status, page = failures.page(name)
-        return web.Response(body=page, status=status, headers={"content-type": "text/html; charset=utf-8"})
-
-    async def _reset(self, request: web.BaseRequest, _result: Result) -> web.StreamResponse:
-        transport = request.transport
-        if transport is not None:
-            # Lingering for no time makes closing send a reset instead of an orderly end.
-            peer = transport.get_extra_info("socket")
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            transport.abort()
-        return web.Response()
-
-    async def _truncated(self, request: web.BaseRequest, result: Result) -> web.StreamResponse:
-        lines = f"content-length: {len(result.body)}\r\n"
-        return self._raw(request, result, lines.encode(), result.body[: len(result.body) // 2])
-
-    async def _chunk_cut(self, request: web.BaseRequest, result: Result) -> web.StreamResponse:
-        half = result.body[: len(result.body) // 2]
-        return self._raw(
-            request, result, b"transfer-encoding: chunked\r\n", f"{len(result.body):x}\r\n".encode() + half
-        )
-
-    def _raw(self, request: web.BaseRequest, result: Result, lines: bytes, body: bytes) -> web.StreamResponse:
-        transport = request.transport
-        if isinstance(transport, asyncio.Transport):
-            head = "".join(f"{name}: {value}\r\n" for name, value in result.headers.items())
-            transport.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + lines + b"\r\n" + body)
-            transport.close()
-        return web.Response()
-
-    async def _hang(self, _request: web.BaseRequest, _result: Result) -> web.StreamResponse:
-        await asyncio.Event().wait()
-        return web.Response()
-
-    async def _slow(self, _request: web.BaseRequest, result: Result) -> web.StreamResponse:
-        await asyncio.sleep(_SLOW)
-        return web.Response(body=result.body, headers=result.headers)
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:

@@ -71,17 +71,14 @@ class Store:
         self._lock = LockFile(lock_folder(path) / "store.lock")
         self._ballast = lock_folder(path) / "ballast"
         self._broken: str | None = None
+        self._looking = False
         self._writer = _engine(path, WRITE_PRAGMAS, read_only=False)
         self._reader = _engine(path, READ_PRAGMAS, read_only=True)
 
     @classmethod
-    def open(cls, url: str, *, create: bool = True) -> Store:
+    def open(cls, url: str) -> Store:
         """Open a store, making or upgrading it first. StoreUnusable or BadConfiguration if it cannot be."""
         path = path_of(url)
-        if not path.exists() and not create:
-            raise UsageError(
-                f"There is no store at {path}. `runner run` makes it; --store or RUNNER_STORE names another."
-            )
         _prepare_file(path)
         unclean = _wal_of(path).exists() and _wal_of(path).stat().st_size > 0
         store = cls(path)
@@ -90,6 +87,19 @@ class Store:
         except BaseException:
             store.close()
             raise
+        return store
+
+    @classmethod
+    def read_only(cls, url: str) -> Store:
+        """Open a store that is there, to look at only: nothing is locked, changed or upgraded."""
+        path = path_of(url)
+        if not path.exists():
+            raise UsageError(
+                f"There is no store at {path}. `runner run` makes it; --store or RUNNER_STORE names another."
+            )
+        store = cls(path)
+        store._looking = True
+        upgrade.refuse_other_version(store)
         return store
 
     def __enter__(self) -> Store:
@@ -175,7 +185,7 @@ class Store:
     def close(self) -> None:
         """Close it, folding the WAL into the database if nobody else uses it."""
         with self._guard:
-            if self._broken is None:
+            if self._broken is None and not self._looking:
                 try:
                     self._lock.take()
                     self._checkpoint("TRUNCATE")

@@ -49,6 +49,10 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
+LOOKS = 3
+LOOK_AGAIN = 0.02
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a lock, as it wrote of itself."""
@@ -70,11 +74,17 @@ class LockFile:
 
     def acquire(self, *, wait: bool) -> bool:
         """Take the lock; False if another process has it and `wait` is not asked for."""
+        refused = 0
         while True:
             descriptor = self._open()
             if not _take(descriptor, wait=wait):
                 os.close(descriptor)
-                return False
+                refused += 1
+                if refused == LOOKS:
+                    return False
+                # `status` may hold it for the instant in which it looks whether somebody does.
+                time.sleep(LOOK_AGAIN)
+                continue
             # A cleaner may have deleted the file between opening and locking it: lock the new one then.
             if self._is_still_at_path(descriptor):
                 self._descriptor = descriptor

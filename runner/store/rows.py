@@ -144,6 +144,27 @@ def good_records(connection: Connection, run_id: int) -> Iterator[tuple[int, byt
         yield line_of(number), text
 
 
+class GoodQuestion(NamedTuple):
+    """A row that can be asked. `is_repeat` says that an earlier row of the run asks the same."""
+
+    hash: bytes
+    occurrence: int
+    record: bytes
+    is_repeat: bool
+
+
+def good_questions(connection: Connection, run_id: int) -> Iterator[GoodQuestion]:
+    """What the good rows of a run ask, equal questions side by side."""
+    found = connection.exec_driver_sql(
+        "SELECT hash, occurrence, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY hash, id",
+        _span(run_id),
+    )
+    last = b""
+    for hash_, occurrence, text in found:
+        yield GoodQuestion(hash_, occurrence, text, hash_ == last)
+        last = hash_
+
+
 def fault_text(code: str, message: str) -> str:
     """The JSON of one fault, as a row keeps it."""
     return faults_text([(code, message)])

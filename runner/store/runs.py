@@ -90,15 +90,9 @@ def of_series(connection: Connection, series_id: int) -> list[Run]:
     ]
 
 
-def newest(connection: Connection, limit: int) -> list[tuple[Run, str]]:
-    """The newest runs of all series with their job's name."""
-    found = connection.execute(
-        select(run, series.c.name.label("series_name"))
-        .join(series, series.c.id == run.c.series_id)
-        .order_by(run.c.id.desc())
-        .limit(limit)
-    )
-    return [(_run(one), one.series_name) for one in found]
+def newest(connection: Connection, limit: int) -> list[Run]:
+    """The newest runs of all series, newest first."""
+    return [_run(found) for found in connection.execute(select(run).order_by(run.c.id.desc()).limit(limit))]
 
 
 def find(connection: Connection, name: str) -> Run:

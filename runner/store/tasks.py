@@ -231,16 +231,22 @@ def checksum(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
-def answered_among(connection: Connection, series_id: int, keys: Sequence[tuple[bytes, int]]) -> int:
-    """How many of these questions, by hash and occurrence, the series has been answered already."""
-    count = 0
-    for hash_, occurrence in keys:
-        found = connection.exec_driver_sql(
-            "SELECT 1 FROM task WHERE series_id = ? AND hash = ? AND occurrence = ? AND state = 'answered'",
-            (series_id, hash_, occurrence),
-        ).first()
-        count += found is not None
-    return count
+def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence: int) -> bool:
+    """Whether the series has been answered this question already."""
+    found = connection.exec_driver_sql(
+        "SELECT 1 FROM task WHERE series_id = ? AND hash = ? AND occurrence = ? AND state = 'answered'",
+        (series_id, hash_, occurrence),
+    )
+    return found.first() is not None
+
+
+def check_answers(connection: Connection) -> tuple[int, int]:
+    """Hold every stored answer against its checksum: how many there are, and how many are damaged."""
+    count = damaged = 0
+    for body, kept in connection.exec_driver_sql("SELECT body, checksum FROM answer"):
+        count += 1
+        damaged += checksum(body) != kept
+    return count, damaged
 
 
 def _answer_values(answer_id: int, call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:

@@ -22,20 +22,34 @@ def migrations_folder() -> Path:
     return shipped if shipped.is_dir() else package.parent / "migrations"
 
 
+def refuse_other_version(store: Store) -> None:
+    """BadConfiguration if a newer version has written the store, or it needs an upgrade first."""
+    found = _version(store)
+    if found < SCHEMA_VERSION:
+        raise BadConfiguration(
+            f"The store {store.path} is of an older version (schema {found}). The next `runner run` upgrades it."
+        )
+
+
 def bring_up_to_date(store: Store) -> None:
     """Apply what migrations are missing. BadConfiguration if a newer version has written the store."""
-    with store.read() as connection:
-        found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    found = _version(store)
     if found == SCHEMA_VERSION:
         return
+    if found:
+        store.copy_to(store.path.with_name(f"{store.path.name}.before-{found + 1}"))
+    _migrate(store)
+
+
+def _version(store: Store) -> int:
+    with store.read() as connection:
+        found = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
     if found > SCHEMA_VERSION:
         raise BadConfiguration(
             f"The store {store.path} was written by a newer version (schema {found}; runner {__version__} knows "
             f"{SCHEMA_VERSION}). Upgrade runner, or name another store with --store."
         )
-    if found:
-        store.copy_to(store.path.with_name(f"{store.path.name}.before-{found + 1}"))
-    _migrate(store)
+    return found
 
 
 def _migrate(store: Store) -> None:

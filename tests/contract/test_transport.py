@@ -445,37 +445,39 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSL
     """A certificate for 127.0.0.1 that nobody has signed but itself."""
     folder = tmp_path_factory.mktemp("tls")
     pem, key = folder / "server.pem", folder / "server.key"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext".split()
-    command += ["subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(pem)]
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key)
     return pem, context
 
 
-def ask_tls(context: ssl.SSLContext, host: str = "127.0.0.1") -> Reply:
-    async def main() -> Reply:
-        async with serving(saying(whole()), context) as url:
-            async with Transport(Wire(url.replace("127.0.0.1", host)), concurrency=1) as transport:
-                return await transport.send(PATH, "m", ASKED)
+async def ask_tls(context: ssl.SSLContext, host: str = "127.0.0.1") -> Reply:
+    async with (
+        serving(saying(whole()), context) as url,
+        Transport(Wire(url.replace("127.0.0.1", host)), concurrency=1) as transport,
+    ):
+        return await transport.send(PATH, "m", ASKED)
 
-    return asyncio.run(main())
 
-
-def test_a_certificate_nobody_trusts_is_not_sent(certificate: tuple[Path, ssl.SSLContext]) -> None:
-    reply = ask_tls(certificate[1])
+def test_a_certificate_nobody_trusts_is_not_sent(
+    run: Callable[..., Reply], certificate: tuple[Path, ssl.SSLContext]
+) -> None:
+    reply = run(ask_tls(certificate[1]))
     assert (reply.status, reply.fault, reply.sent) == (None, "connect", False)
     assert "SSL_CERT_FILE" in reply.detail
     assert "self-signed" in reply.detail.replace(" ", "-")
 
 
 def test_ssl_cert_file_is_honoured(
-    certificate: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Reply], certificate: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
-    assert ask_tls(certificate[1]).status == 200
+    assert run(ask_tls(certificate[1])).status == 200
     # The certificate is trusted now, but it is not this host's.
-    wrong = ask_tls(certificate[1], host="localhost")
+    wrong = run(ask_tls(certificate[1], host="localhost"))
     assert (wrong.fault, wrong.sent) == ("connect", False)
     assert "localhost" in wrong.detail
 
@@ -549,9 +551,11 @@ def test_headers_go_out_as_given_and_cookies_never_come_back() -> None:
     }
 
     async def main() -> list[Reply]:
-        async with serving(noting) as url:
-            async with Transport(Wire(url, headers, {"api-version": "v 1"}), concurrency=1) as transport:
-                return [await transport.send("/v1/embeddings", None, ASKED) for _ in range(2)]
+        async with (
+            serving(noting) as url,
+            Transport(Wire(url, headers, {"api-version": "v 1"}), concurrency=1) as transport,
+        ):
+            return [await transport.send("/v1/embeddings", None, ASKED) for _ in range(2)]
 
     replies = asyncio.run(main())
     for request in requests:

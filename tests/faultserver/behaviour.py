@@ -166,7 +166,10 @@ def closed(*, executed: bool = False) -> Behaviour:
 
 
 def reset() -> Behaviour:
-    """The connection is reset (RST) before the work. Not executed. At the door: before reading."""
+    """The connection is reset (RST) before the work. Not executed.
+
+    At the door it comes before a byte is read, and the client may meet it in connect(), send or receive.
+    """
     return Behaviour(name="reset", executed=False, raw=b"", end=End.RESET)
 
 
@@ -176,7 +179,10 @@ def lost() -> Behaviour:
 
 
 def cut(keep: int, *, body: bytes | None = None, with_reset: bool = False) -> Behaviour:
-    """The body ends after `keep` bytes (negative: that many are missing) of those announced. Executed."""
+    """The body ends after `keep` bytes (negative: that many are missing) of those announced. Executed.
+
+    A reset may overtake bytes that the client has not read yet: use it where their number does not matter.
+    """
     end = End.RESET if with_reset else End.CLOSE
     return Behaviour(name="cut", executed=True, body=body, cut=keep, end=end)
 

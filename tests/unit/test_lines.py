@@ -14,7 +14,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import record
@@ -26,6 +26,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+# A busy machine is no fault of the code.
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 MIB = 2**20
 PACK = {"gzip": gzip.compress, "bzip2": bz2.compress, "zstd": zstd.compress}
 ROW = b'{"id":%d,"text":"some words"}\n'
@@ -74,7 +76,7 @@ def test_a_file_is_read_with_its_numbers(tmp_path: Path) -> None:
     st.booleans(),
     st.lists(st.integers(1, 9), min_size=1, max_size=40),
 )
-@settings(max_examples=200)
+@settings(CALM, max_examples=200)
 def test_pieces_of_any_size_give_the_same_lines(lines: list[bytes], ended: bool, sizes: list[int]) -> None:
     data = b"\n".join(lines) + (b"\n" if ended else b"")
     bounds = [0, *itertools.accumulate(sizes), len(data)]
@@ -254,8 +256,9 @@ def test_damage_inside_a_compressed_file_is_a_fault(kind: str) -> None:
     packed[-3 if kind == "gzip" else len(packed) // 2] ^= 0x10
     rows, _ = read(bytes(packed))
     assert rows[-1][2] == "truncated_file"
-    assert rows[-1][0] == len(rows)
-    assert rows[:-1] == good(data)[: len(rows) - 1]
+    assert [number for number, _, _ in rows] == list(range(1, len(rows) + 1))
+    if kind != "zstd":  # its checksum comes at the end of a frame, after the lines
+        assert rows[:-1] == good(data)[: len(rows) - 1]
 
 
 def test_marks_and_padding_in_compressed_files() -> None:
@@ -268,11 +271,9 @@ def test_marks_and_padding_in_compressed_files() -> None:
     assert read(gzip.compress(b""))[0] == []
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", PACK)
 def test_a_bomb_is_stopped(kind: str) -> None:
-    block = bytes(MIB)
-    one = PACK[kind](block if kind == "gzip" else block * 70)
-    packed = one * (200 if kind == "gzip" else 2)
+    packed = PACK[kind](bytes(10 * MIB)) * 10
     tracemalloc.start()
     rows, _ = read(packed, max_line=MIB)
     _, peak = tracemalloc.get_traced_memory()

@@ -71,9 +71,14 @@ def test_a_replaced_file_keeps_its_mode(tmp_path: Path) -> None:
 def test_after_an_error_the_old_file_stays(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "out"
     path.write_bytes(b"old")
-    with pytest.raises(error), AtomicFile(path) as file:
-        file.write(b"n" * 2**21)
-        raise error
+
+    def fail_halfway() -> None:
+        with AtomicFile(path) as file:
+            file.write(b"n" * 2**21)
+            raise error
+
+    with pytest.raises(error):
+        fail_halfway()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -166,15 +171,19 @@ def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: s
     path = tmp_path / "out"
     path.write_bytes(b"old")
     real = getattr(os, call)
-    with pytest.raises(OutputUnwritable) as caught, AtomicFile(path) as file:
-        file.write(b"new")
 
-        def fail(fd: int, *args: object) -> None:
-            if call == "close":
-                real(fd)
-            raise OSError(code, os.strerror(code))
+    def fail(fd: int, *_args: object) -> None:
+        if call == "close":
+            real(fd)
+        raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(os, call, fail)
+    def write() -> None:
+        with AtomicFile(path) as file:
+            file.write(b"new")
+            monkeypatch.setattr(os, call, fail)
+
+    with pytest.raises(OutputUnwritable) as caught:
+        write()
     monkeypatch.undo()
     assert str(path) in str(caught.value)
     assert os.strerror(code) in str(caught.value)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner import record
 from runner.record import RecordFault
 from runner.record.spans import _scan
 
+# A busy machine is no fault of the code.
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 REQUEST = (
     b'{"custom_id": "row-1", "method": "POST", "url": "/v1/responses", '
     b'"body": {"model": "gpt-6-luna", "input": 1.50}}'
@@ -78,12 +80,14 @@ def fault_of(line: bytes) -> RecordFault:
 
 
 @given(objects)
+@settings(CALM)
 def test_parse_reads_what_json_writes(value: dict[str, object]) -> None:
     assert record.parse(json.dumps(value).encode()) == value
     assert record.parse(json.dumps(value, ensure_ascii=False).encode()) == value
 
 
 @given(objects)
+@settings(CALM)
 def test_dumps_and_parse_are_inverse(value: dict[str, object]) -> None:
     assert record.parse(record.dumps(value)) == value
 
@@ -113,7 +117,7 @@ def is_json_object(data: bytes) -> bool:
 
 
 @given(st.binary(max_size=30) | spoilt())
-@settings(max_examples=1000)
+@settings(CALM, max_examples=1000)
 def test_what_is_json_is_read_and_nothing_else(data: bytes) -> None:
     def read(how: Callable[[bytes], object]) -> str | None:
         try:
@@ -208,6 +212,7 @@ def test_messages_say_what_to_do() -> None:
 
 
 @given(st.text(st.characters(codec="ascii", categories=["L"]), min_size=6, max_size=9))
+@settings(CALM)
 def test_messages_never_repeat_the_text(secret: str) -> None:
     canary = f"ZQ{secret}ZQ"
     lines = [
@@ -251,7 +256,7 @@ def test_dumps_null_is_not_mistaken_for_nan() -> None:
 
 
 @given(written())
-@settings(max_examples=300)
+@settings(CALM, max_examples=300)
 def test_members_keep_their_bytes(case: tuple[bytes, list[tuple[bytes, bytes]]]) -> None:
     line, pairs = case
     record.parse(line)
@@ -260,7 +265,7 @@ def test_members_keep_their_bytes(case: tuple[bytes, list[tuple[bytes, bytes]]])
 
 
 @given(written(), st.sets(st.sampled_from(["a", "é", '"', "\\", "a b", "none"])))
-@settings(max_examples=300)
+@settings(CALM, max_examples=300)
 def test_kept_fields_keep_their_bytes(case: tuple[bytes, list[tuple[bytes, bytes]]], keep: set[str]) -> None:
     line, pairs = case
     result = (b'"result"', b'{"output":1.50}')

@@ -1,0 +1,246 @@
+"""What a start shows of itself, on standard error: a live bar, plain lines, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from runner.cli import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from runner.engine import Finished
+
+PLAIN_SECONDS = 30.0
+
+
+class Reporter(Protocol):
+    """Hears the events of a start and shows them."""
+
+    def emit(self, event: dict[str, Any]) -> None: ...
+
+    def finished(self, finished: Finished) -> None: ...
+
+
+@contextmanager
+def reporter(*, as_json: bool, quiet: bool) -> Iterator[Reporter]:
+    """The reporter that fits: JSON lines if asked for, a bar on a terminal, plain lines elsewhere."""
+    if as_json:
+        yield JsonLines()
+    elif quiet:
+        yield Quiet()
+    elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with bar() as shown:
+            yield shown
+    else:
+        yield PlainLines()
+
+
+class JsonLines:
+    """One JSON object a line; the README documents their fields."""
+
+    def emit(self, event: dict[str, Any]) -> None:
+        import orjson
+
+        _say(orjson.dumps({"at": _now(), **event}).decode())
+
+    def finished(self, finished: Finished) -> None:
+        self.emit(
+            {
+                "event": "finished",
+                "run": finished.run,
+                "exit_code": finished.exit_code,
+                "output": str(finished.output),
+                "did_nothing": finished.did_nothing,
+                "this_start": finished.this_start,
+                "summary": finished.summary,
+            }
+        )
+
+
+class Quiet:
+    """Says nothing but warnings."""
+
+    def emit(self, event: dict[str, Any]) -> None:
+        if event["event"] == "warning":
+            _say(sentence(event))
+
+    def finished(self, finished: Finished) -> None:
+        pass
+
+
+class PlainLines:
+    """A line for each thing that happens, and one every half minute for how far it is."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def emit(self, event: dict[str, Any]) -> None:
+        if event["event"] in ("progress", "ingesting"):
+            if time.monotonic() - self._said_at < PLAIN_SECONDS:
+                return
+            self._said_at = time.monotonic()
+        text = sentence(event)
+        if text:
+            _say(text)
+
+    def finished(self, finished: Finished) -> None:
+        for line in _closing_of(finished):
+            _say(line)
+
+
+class Bar:
+    """A live bar: done, failed, rate, time left, tokens, cost."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def emit(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._progress.update(
+                self._task,
+                total=event["rows"],
+                completed=event["done"],
+                description="answering",
+                detail=_detail(event),
+            )
+        elif kind == "ingesting":
+            self._progress.update(self._task, description="reading", detail=f"{event['rows']:,} rows")
+        elif kind == "started":
+            self._progress.update(self._task, total=event["rows"], detail="")
+        else:
+            text = sentence(event)
+            if text:
+                self._progress.console.print(text, markup=False, highlight=False)
+
+    def finished(self, finished: Finished) -> None:
+        self._progress.stop()
+        for line in _closing_of(finished):
+            _say(line)
+
+
+@contextmanager
+def bar() -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[detail]}", markup=False),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+        transient=True,
+    )
+    with progress:
+        yield Bar(progress, progress.add_task("starting", total=None, detail=""))
+
+
+def sentence(event: dict[str, Any]) -> str:
+    """An event as one line for people; empty if it is not worth one."""
+    match event["event"]:
+        case "warning":
+            return f"Warning: {printable(str(event['message']))}"
+        case "ingesting":
+            return f"Reading the input: {event['rows']:,} rows so far."
+        case "started":
+            return f"Run {event['run']} of {event['job']}: {event['rows']:,} rows."
+        case "recovered":
+            return (
+                f"{event['tasks']:,} calls of an earlier start ended without an answer that reached us; they may "
+                f"have been charged. Their rows are {_becomes(event['now'])}."
+            )
+        case "retrying":
+            return f"{event['tasks']:,} failed rows go round again."
+        case "held":
+            return f"Waiting {_seconds(event['seconds'])} for the server ({printable(event['reason'])})."
+        case "stopping":
+            return (
+                f"Stopping ({event['reason']}): waiting up to {_seconds(event['grace'])} for "
+                f"{event['in_flight']:,} calls in flight. Ctrl-C again leaves at once; they may be charged."
+            )
+        case "progress":
+            return f"{event['done']:,} of {event['rows']:,} rows, {_detail(event)}"
+        case _:
+            return ""
+
+
+def closing(run: str, summary: dict[str, Any], output: Path, *, did_nothing: bool = False) -> list[str]:
+    """The last lines of a start: what the run came to, and where its output is."""
+    rows, cost = summary["rows"], summary["cost_usd"]
+    parts = [f"{rows['ok']:,} of {rows['in']:,} rows answered"]
+    parts += [f"{rows[name]:,} {name}" for name in ("failed", "invalid", "skipped") if rows[name]]
+    lines = [
+        f"{'Nothing to do: ' if did_nothing else ''}{', '.join(parts)}. "
+        f"{summary['tokens']['total']:,} tokens, {money(cost)}."
+    ]
+    if summary["errors"]:
+        common = ", ".join(f"{code} ({count:,})" for code, count in list(summary["errors"].items())[:5])
+        lines.append(f"Failures: {printable(common)}. `runner retry {run}` tries the failed rows again.")
+    lines.append(f"Output: {output}")
+    return lines
+
+
+def _closing_of(finished: Finished) -> list[str]:
+    return closing(finished.run, finished.summary, finished.output, did_nothing=finished.did_nothing)
+
+
+def money(cost: dict[str, Any]) -> str:
+    """What a run has cost, in a few words."""
+    text = "cost unknown (no price for the model)" if cost["total"] is None else f"${cost['total']}"
+    extras = []
+    if cost["reused"] not in (None, "0"):
+        extras.append(f"${cost['reused']} reused")
+    if cost["at_risk"] not in (None, "0"):
+        extras.append(f"up to ${cost['at_risk']} at risk")
+    if cost["total"] is not None and cost["unknown_price_rows"]:
+        extras.append(f"{cost['unknown_price_rows']:,} rows without a price")
+    return text + (f" ({', '.join(extras)})" if extras else "")
+
+
+def _detail(event: dict[str, Any]) -> str:
+    parts = [f"{event['failed']:,} failed", f"{event['rows_per_second']:,} rows/s"]
+    if event["eta_seconds"] is not None:
+        parts.append(f"{_seconds(event['eta_seconds'])} left")
+    parts.append(f"{event['input_tokens'] + event['output_tokens']:,} tokens")
+    if event["cost_usd"] is not None:
+        parts.append(f"${Decimal(event['cost_usd']):.4f}")
+    if event["held_for"]:
+        parts.append(f"waiting {_seconds(event['held_for'])} ({printable(event['held_because'])})")
+    return ", ".join(parts)
+
+
+def _becomes(state: str) -> str:
+    return {"ready": "asked again", "held": "held", "failed": "failed"}.get(state, state)
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        # Nobody reads our progress any more; the run goes on.
+        pass

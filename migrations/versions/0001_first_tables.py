@@ -68,6 +68,9 @@ def upgrade() -> None:
         sa.Column("summary", sa.Text(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('ingesting', 'rejected', 'active', 'finished', 'cancelled')", name=op.f("ck_run_state")
+        ),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_run_series_id_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_run")),
         sa.UniqueConstraint("name", name=op.f("uq_run_name")),
@@ -123,6 +126,9 @@ def upgrade() -> None:
         sa.Column("finish_reason", sa.Text(), nullable=True),
         sa.Column("fault", sa.Text(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "state IN ('ready', 'in_flight', 'held', 'answered', 'failed')", name=op.f("ck_task_state")
+        ),
         sa.ForeignKeyConstraint(["answer_id"], ["answer.id"], name=op.f("fk_task_answer_id_answer")),
         sa.ForeignKeyConstraint(["run_id"], ["run.id"], name=op.f("fk_task_run_id_run")),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_task_series_id_series")),
@@ -158,6 +164,9 @@ def upgrade() -> None:
         sa.Column("code", sa.Text(), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "outcome IN ('not_sent', 'refused', 'ok', 'ambiguous')", name=op.f("ck_attempt_outcome")
+        ),
         sa.ForeignKeyConstraint(["call_id"], ["call.id"], name=op.f("fk_attempt_call_id_call")),
         sa.ForeignKeyConstraint(["task_id"], ["task.id"], name=op.f("fk_attempt_task_id_task")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attempt")),

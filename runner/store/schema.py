@@ -71,7 +71,7 @@ run = Table(
     Column("id", Id, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("series_id", Id, ForeignKey("series.id"), nullable=False, index=True),
-    Column("state", Text, _one_of("state", RunState), nullable=False),
+    Column("state", Text, nullable=False),
     Column("meaning", Text, nullable=False),
     Column("job", Text, nullable=False),
     Column("input_size", BigInteger),
@@ -90,6 +90,7 @@ run = Table(
     Column("summary", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
+    _one_of("state", RunState),
 )
 
 row = Table(
@@ -112,7 +113,7 @@ task = Table(
     Column("occurrence", Integer, nullable=False),
     Column("run_id", Id, ForeignKey("run.id"), nullable=False),
     Column("row_id", Id, nullable=False),
-    Column("state", Text, _one_of("state", TaskState), nullable=False),
+    Column("state", Text, nullable=False),
     Column("due_at", BigInteger, nullable=False, server_default=text("0")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("call_id", Id),
@@ -122,6 +123,7 @@ task = Table(
     Column("fault", Text),
     Column("error", Text),
     UniqueConstraint("series_id", "hash", "occurrence"),
+    _one_of("state", TaskState),
 )
 Index(
     "ix_task_ready",
@@ -154,12 +156,13 @@ attempt = Table(
     Column("id", Id, primary_key=True),
     Column("call_id", Id, ForeignKey("call.id"), nullable=False, index=True),
     Column("task_id", Id, ForeignKey("task.id"), nullable=False),
-    Column("outcome", Text, _one_of("outcome", Outcome), nullable=False),
+    Column("outcome", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("status", Integer),
     Column("code", Text),
     Column("request_id", Text),
     Column("ended_at", BigInteger, nullable=False),
+    _one_of("outcome", Outcome),
 )
 
 answer = Table(

@@ -18,7 +18,7 @@ def statements(path: Path) -> dict[str, str]:
     with sqlite3.connect(path) as connection:
         found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    return {name: " ".join(sql.split()) for name, sql in found if name != "alembic_version"}
+    return {name: " ".join(sql.replace(",", " ").split()) for name, sql in found if name != "alembic_version"}
 
 
 def test_migrations_equal_the_schema(tmp_path: Path) -> None:

@@ -1,0 +1,306 @@
+"""The tree of a request, compiled once and rendered per row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeAlias
+
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
+from jinja2.visitor import NodeTransformer
+
+from runner import record
+from runner.template.sandbox import ROW, MissingField, NoJsonForm, NullField, RowContext, Sandbox, plain
+
+Names: TypeAlias = dict[str, Any]
+Renderer: TypeAlias = Callable[[Names], Any]
+
+_MARKS = ("{{", "{%", "{#")
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_VALUE = "_value"
+# What a template can raise on odd data. Their texts may quote the data, so that only their kinds are told.
+_RAISED = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+    RecursionError,
+)
+
+
+class TemplateFault(ValueError):  # noqa: N818 - a fault of the job file, as RowFault is of a row
+    """A template that cannot be compiled. `field` is where it stands in the request, such as
+    "request.messages[1].content", `line` the line within its string; `faults` has every fault found."""
+
+    def __init__(self, field: str, message: str, line: int = 1) -> None:
+        super().__init__(message)
+        self.field = field
+        self.message = message
+        self.line = line
+        self.faults: tuple[TemplateFault, ...] = (self,)
+
+    @classmethod
+    def of(cls, faults: Iterable[TemplateFault]) -> TemplateFault:
+        """Several faults as one."""
+        every = tuple(faults)
+        whole = cls(every[0].field, "; ".join(f"{one.field}: {one.message}" for one in every), every[0].line)
+        whole.faults = every
+        return whole
+
+
+class RowFault(ValueError):  # noqa: N818 - a fault of the data, as LineFault is
+    """A row that a template cannot render. `code` is missing_field, null_field or template_error; `field` is
+    the template's place in the request. The message never repeats the row's values."""
+
+    def __init__(self, code: str, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.code = code
+        self.field = field
+        self.message = message
+
+
+class Template:
+    """A request with its templates compiled. `fields` are the names of the row's fields that templates read,
+    as far as that can be told without a row."""
+
+    def __init__(self, render: Renderer, fields: frozenset[str]) -> None:
+        self._render = render
+        self.fields = fields
+
+    def render(self, row: Mapping[str, object]) -> dict[str, object]:
+        """The request of one row. Raises RowFault. Parts without templates are shared between rows: do not
+        change them in place."""
+        whole = row if isinstance(row, dict) else dict(row)
+        rendered: dict[str, object] = self._render({**whole, ROW: whole})
+        return rendered
+
+
+def compile_request(request: Mapping[str, object]) -> Template:
+    """Compile a request, in which every string is a template. Raises one TemplateFault with all faults."""
+    compiler = _Compiler()
+    tree = json.loads(record.dumps(request))
+    render = compiler.compile(tree, "request")
+    if compiler.faults:
+        raise TemplateFault.of(compiler.faults)
+    return Template(render or _Branch({}, tree.copy), frozenset(compiler.fields))
+
+
+def field_path(parent: str, key: str | int) -> str:
+    """The name of a field within a field: `request` and `messages` give "request.messages"."""
+    if isinstance(key, int):
+        return f"{parent}[{key}]"
+    return f"{parent}.{key}" if _PLAIN_NAME.match(key) else f"{parent}[{json.dumps(key)}]"
+
+
+class _Compiler:
+    """Compiles the strings of one request, and gathers what is wrong with them."""
+
+    def __init__(self) -> None:
+        self._sandbox = Sandbox()
+        self.faults: list[TemplateFault] = []
+        self.fields: set[str] = set()
+
+    def compile(self, value: Any, field: str) -> Renderer | None:
+        """What renders a value, or None where it holds no template."""
+        if isinstance(value, str):
+            return self._compile_text(value, field)
+        if not isinstance(value, (dict, list)):
+            return None
+        if isinstance(value, dict):
+            self.faults.extend(
+                TemplateFault(field_path(field, key), "the name of a field cannot be a template")
+                for key in value
+                if any(mark in key for mark in _MARKS)
+            )
+        parts: dict[Any, Renderer] = {}
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            render = self.compile(part, field_path(field, key))
+            if render is not None:
+                parts[key] = render
+        return _Branch(parts, value.copy) if parts else None
+
+    def _compile_text(self, text: str, field: str) -> Renderer | None:
+        if not any(mark in text for mark in _MARKS):
+            return None
+        try:
+            tree = self._parse(text)
+            unknown = self._faults_of(tree, field)
+            if unknown:
+                self.faults.extend(unknown)
+                return None
+            self.fields |= meta.find_undeclared_variables(tree) - {ROW}
+            self.fields |= _fields_of_row(tree)
+            names = _names(tree)
+            expression = _only_expression(text, tree)
+            if expression is not None:
+                target = nodes.Name(_VALUE, "store", lineno=1)
+                tree = nodes.Template([nodes.Assign(target, expression, lineno=1)], lineno=1)
+                tree.set_environment(self._sandbox)
+            compiled = self._sandbox.from_string(tree)
+        except TemplateSyntaxError as error:
+            self.faults.append(TemplateFault(field, f"not a template: {error.message}", error.lineno or 1))
+            return None
+        if expression is None:
+            return _Text(self._sandbox, compiled.root_render_func, field, names)
+        return _Value(self._sandbox, compiled.root_render_func, field, names, nullable=_nullable(expression))
+
+    def _parse(self, text: str) -> nodes.Template:
+        """The syntax tree of a template whose newlines all stay: Jinja2 itself would rewrite each CR."""
+        held = text
+        stand_in = ""
+        if "\r" in text:
+            stand_in = next(one for one in map(chr, range(0xE000, 0xF8FF)) if one not in text)
+            held = text.replace("\r", stand_in)
+        tree = self._sandbox.parse(held)
+        if stand_in:
+            for data in tree.find_all(nodes.TemplateData):
+                data.data = data.data.replace(stand_in, "\r")
+            for constant in tree.find_all(nodes.Const):
+                if isinstance(constant.value, str):
+                    constant.value = constant.value.replace(stand_in, "\r")
+        transformed: nodes.Template = _PrintedConcat().visit(tree)
+        return transformed
+
+    def _faults_of(self, tree: nodes.Template, field: str) -> list[TemplateFault]:
+        faults = []
+        for kind, known in ((nodes.Filter, self._sandbox.filters), (nodes.Test, self._sandbox.tests)):
+            word = kind.__name__.lower()
+            for node in tree.find_all(kind):
+                if node.name in known:
+                    continue
+                near = get_close_matches(node.name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                if node.name == "random":
+                    hint = ": the same row must give the same request each time"
+                faults.append(TemplateFault(field, f"there is no {word} {node.name!r}{hint}", node.lineno))
+        faults.extend(
+            TemplateFault(field, "a job's templates cannot load others", node.lineno)
+            for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))
+        )
+        return faults
+
+
+class _Branch:
+    """Renders an object or a list that holds templates: a copy, in which those are replaced in place."""
+
+    def __init__(self, parts: Mapping[Any, Renderer], copy: Callable[[], Any]) -> None:
+        self._parts = tuple(parts.items())
+        self._copy = copy
+
+    def __call__(self, names: Names) -> Any:
+        made = self._copy()
+        for key, render in self._parts:
+            made[key] = render(names)
+        return made
+
+
+class _Text:
+    """Renders a string."""
+
+    def __init__(self, sandbox: Sandbox, root: Any, field: str, names: frozenset[str]) -> None:
+        self._sandbox = sandbox
+        self._root = root
+        self._field = field
+        self._names = names
+
+    def __call__(self, names: Names) -> Any:
+        try:
+            return "".join(self._root(RowContext(self._sandbox, names, None, {})))
+        except _RAISED as error:
+            # The cause may quote the row, and a traceback would print it.
+            raise self._fault(error) from None
+
+    def _fault(self, error: Exception) -> RowFault:
+        if isinstance(error, (MissingField, NullField)):
+            code, state = (
+                ("null_field", "null") if isinstance(error, NullField) else ("missing_field", "missing")
+            )
+            name = str(error)
+            if name not in self._names:
+                return RowFault(code, self._field, f"a value that the template computes is {state}")
+            shown = name if _PLAIN_NAME.match(name) else f"{ROW}[{json.dumps(name)}]"
+            allow = f'to allow that, write {{{{ {shown} | default("") }}}}'
+            return RowFault(code, self._field, f"the field {name!r} is {state}; {allow}")
+        reason = (
+            str(error) if isinstance(error, NoJsonForm) else f"the template fails with {type(error).__name__}"
+        )
+        return RowFault("template_error", self._field, reason)
+
+
+class _Value(_Text):
+    """Renders a string that is exactly one expression, to the expression's own value."""
+
+    def __init__(
+        self, sandbox: Sandbox, root: Any, field: str, names: frozenset[str], *, nullable: bool
+    ) -> None:
+        super().__init__(sandbox, root, field, names)
+        self._nullable = nullable
+
+    def __call__(self, names: Names) -> Any:
+        context = RowContext(self._sandbox, names, None, {})
+        try:
+            for _ in self._root(context):
+                pass
+            value = plain(context.vars[_VALUE])
+            if value is None and not self._nullable:
+                raise NullField("")
+        except _RAISED as error:
+            raise self._fault(error) from None
+        return value
+
+
+class _PrintedConcat(NodeTransformer):
+    """Makes `a ~ b` print its parts as `{{ a }}{{ b }}` does."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor's own naming
+        self.generic_visit(node)
+        node.nodes = [
+            nodes.Filter(part, "string", [], [], None, None, lineno=node.lineno, environment=node.environment)
+            for part in node.nodes
+        ]
+        return node
+
+
+def _only_expression(text: str, tree: nodes.Template) -> nodes.Expr | None:
+    if len(tree.body) != 1 or not (text.startswith("{{") and text.endswith("}}")):
+        return None
+    output = tree.body[0]
+    if not isinstance(output, nodes.Output) or len(output.nodes) != 1:
+        return None
+    return None if isinstance(output.nodes[0], nodes.TemplateData) else output.nodes[0]
+
+
+def _nullable(expression: nodes.Expr) -> bool:
+    """Whether the author allows null: by `default`, or by writing none."""
+    whole = nodes.Output([expression])
+    return any(node.name in ("default", "d") for node in whole.find_all(nodes.Filter)) or any(
+        node.value is None for node in whole.find_all(nodes.Const)
+    )
+
+
+def _fields_of_row(tree: nodes.Template) -> set[str]:
+    found = set()
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        if isinstance(node.node, nodes.Name) and node.node.name == ROW:
+            if isinstance(node, nodes.Getattr):
+                found.add(node.attr)
+            elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+                found.add(node.arg.value)
+    return found
+
+
+def _names(tree: nodes.Template) -> frozenset[str]:
+    """The names that the template itself spells out, and that messages may therefore repeat."""
+    found = {node.name for node in tree.find_all(nodes.Name)}
+    found.update(node.attr for node in tree.find_all(nodes.Getattr))
+    for node in tree.find_all(nodes.Const):
+        if isinstance(node.value, str):
+            found.update((node.value, *node.value.split(".")))
+        elif isinstance(node.value, int):
+            found.add(str(node.value))
+    return frozenset(found)

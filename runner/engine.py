@@ -89,7 +89,7 @@ def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
         SeriesLock(path_of(start.store_url), start.identity.digest),
         Store.open(start.store_url) as store,
     ):
-        store.keep_ballast()
+        store.keep_ballast(start.identity.digest)
         with store.write() as connection:
             tenure = series.take(connection, start.identity)
         outputs = Outputs(store, tenure, start.output)

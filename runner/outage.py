@@ -11,17 +11,18 @@ two, a failure weighs as much as it surprises. In figures:
      in between, or at its first as long as there has been no answer at all;
    - in a brown-out: when 10 of the last 20 first tries failed.
    Until the next answer it is closed: every failure says so, and none counts. Strikes of the streak that led
-   to it are taken back.
+   to it are taken back. A row is pardoned like this by five closings at most; after that it counts as struck.
 2. A row is *struck* once it has failed and others were answered after that, or meanwhile. Struck rows never
    close the gate: a poison row counts its attempts to the end, also when nothing but poison is left.
 3. A failure is a whole strike where up to one in five of the last 20 first tries failed. Where the share f is
    larger it weighs ln(f) / ln(0.1), but at least 0.2: a third of a strike where half fail. So six strikes by
    mere chance are as rare in a brown-out as on a day when one call in ten fails: about one in a million.
 4. What cannot be told apart is a server that fails just when the last rows are asked, and last rows that are
-   poison. The gate closes, but not for ever: failures count again once rows that had failed before, if none
-   but they remain, have been asked 40 times in vain (15 if not `outage`), half an hour and more at a probe a
-   minute. If others remain, or nobody knows, a row's failures count again after three times as many of its
-   own. Only a whole server that has failed from the very start is waited for without end.
+   poison. The gate closes, but not for ever: it opens again, and failures count, once the rows left, if all
+   have failed before, have been asked in vain 40 times and 10 for each of them (15 and 4 if not `outage`). At
+   a probe a minute that is under an hour for one row, and most of a day for a hundred. If others remain, or
+   nobody knows, a row's own failures count after 120 (45). Only a whole server that has failed from the very
+   start is waited for without end.
 
 The prober should be a row that has never failed, as long as there is one: a poison row proves nothing.
 
@@ -45,17 +46,22 @@ _USUAL = 0.1
 _UNREMARKABLE = 0.2
 _LIGHTEST = 0.2
 _PATIENCE = 40
-_PATIENCE_WITH_ONE_REQUEST = 15
-_MORE_PATIENCE = 3
+_PATIENCE_FOR_EACH = 10
+_PATIENCE_WITH_ONE = 120
+_PARDONS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a failure comes to. `counted`: one more attempt of its row is used up. `close`: the gate is to
-    close, or to stay closed, for all."""
+    """What a failure comes to.
+
+    `counted`: one more attempt of its row is used up. `close`: the gate is to close, or to stay closed, for
+    all. `release`: it is to open, though nothing was answered, for waiting longer would prove nothing.
+    """
 
     counted: bool
     close: bool
+    release: bool = False
 
 
 @dataclass(slots=True)
@@ -69,6 +75,8 @@ class _Row:
     seen: int = -1
     struck: bool = False
     recent: float = 0.0
+    pardons: int = 0
+    pardoned_by: int = 0
 
     @property
     def is_first_try(self) -> bool:
@@ -89,7 +97,9 @@ class Outage:
         self._feeding: dict[int, int] = {}
         """Those of them that were not struck before."""
         self._fed = 0
+        self._closings = 0
         self._closed = False
+        self._given_up = False
 
     @property
     def answers(self) -> int:
@@ -127,6 +137,7 @@ class Outage:
             self._feeding.clear()
             self._fed = 0
         self._closed = False
+        self._given_up = False
 
     def forget(self, task_id: int) -> None:
         """The row is given up, or held: nothing more will come of it."""
@@ -156,17 +167,16 @@ class Outage:
         was_struck = row.struck or (row.seen >= 0 and self._answers > row.seen)
         meanwhile = since is not None and self._answers > since
         first_try = row.is_first_try
-        self._note(task_id, first_try=first_try, feeds=not was_struck)
-        if self._closed:
-            alone = remaining is not None and remaining <= len(self._rows)
-            if not self._is_out_of_patience(task_id, outage=outage, alone=alone):
-                return Verdict(counted=False, close=True)
-        elif (
+        self._note(task_id, first_try=first_try, feeds=not was_struck and row.pardons < _PARDONS)
+        if not (self._closed or self._given_up) and (
             self._is_streak()
             or (first_try and self._is_brown_out())
             or (outage and not was_struck and not meanwhile and self._is_down_for(task_id))
         ):
             self._close()
+        elif self._closed and self._is_hopeless(outage, remaining):
+            self._closed, self._given_up = False, True
+        if self._closed and self._is_pardoned(task_id, row, outage=outage):
             return Verdict(counted=False, close=True)
         return self._count(row, struck=was_struck or meanwhile)
 
@@ -194,6 +204,7 @@ class Outage:
 
     def _close(self) -> None:
         self._closed = True
+        self._closings += 1
         self._tries_since_closing = 0
         for task_id in self._feeding:
             row = self._rows.get(task_id)
@@ -203,13 +214,18 @@ class Outage:
                 row.seen = -1
                 row.struck = False
 
-    def _is_out_of_patience(self, task_id: int, *, outage: bool, alone: bool) -> bool:
-        if outage and self._answers == 0:
+    def _is_hopeless(self, outage: bool, remaining: int | None) -> bool:
+        if remaining is None or remaining > len(self._rows) or (outage and self._answers == 0):
             return False
-        patience = _PATIENCE if outage else _PATIENCE_WITH_ONE_REQUEST
-        if alone:
-            return self._asked_again > patience
-        return self._streak[task_id] > patience * _MORE_PATIENCE
+        return self._asked_again > (_PATIENCE + _PATIENCE_FOR_EACH * remaining) * _share(outage)
+
+    def _is_pardoned(self, task_id: int, row: _Row, *, outage: bool) -> bool:
+        if outage and self._answers == 0:
+            return True
+        if row.pardoned_by != self._closings:
+            row.pardoned_by = self._closings
+            row.pardons += 1
+        return row.pardons <= _PARDONS and self._streak[task_id] <= _PATIENCE_WITH_ONE * _share(outage)
 
     def _count(self, row: _Row, *, struck: bool) -> Verdict:
         weight = self._weight()
@@ -220,13 +236,18 @@ class Outage:
         # Strikes that were told and then taken back are made good here: the next ones are not told again.
         counted = _whole(row.strikes) > row.told
         row.told += counted
-        return Verdict(counted=counted, close=self._closed)
+        return Verdict(counted, close=self._closed, release=self._given_up)
 
     def _weight(self) -> float:
         share = sum(self._first_tries) / _WINDOW
         if share <= _UNREMARKABLE:
             return 1.0
         return max(_LIGHTEST, math.log(share) / math.log(_USUAL))
+
+
+def _share(outage: bool) -> float:
+    """How much of the patience there is: less with what a single request can bring about."""
+    return 1.0 if outage else 0.375
 
 
 def _whole(strikes: float) -> int:

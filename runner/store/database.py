@@ -69,7 +69,7 @@ class Store:
         self.path = path
         self._guard = threading.RLock()
         self._lock = LockFile(lock_folder(path) / "store.lock")
-        self._ballast = lock_folder(path) / "ballast"
+        self._ballast: Path | None = None
         self._broken: str | None = None
         self._looking = False
         self._writer = _engine(path, WRITE_PRAGMAS, read_only=False)
@@ -133,14 +133,18 @@ class Store:
 
     def release_ballast(self) -> bool:
         """Free the space kept aside for a full disk; False if it was used already."""
+        if self._ballast is None:
+            return False
         try:
             self._ballast.unlink()
         except OSError:
             return False
         return True
 
-    def keep_ballast(self) -> None:
-        """Set space aside, so that answers in flight can still be stored when the disk is full."""
+    def keep_ballast(self, owner: str) -> None:
+        """Set space aside, so that answers in flight can still be stored when the disk is full. `owner` is
+        the digest of the series that it is for."""
+        self._ballast = lock_folder(self.path) / f"ballast-{owner[:32]}"
         free = _free_bytes(self.path.parent)
         wanted = max(256 * 1024, min(BALLAST_BYTES, free // 8))
         try:
@@ -193,6 +197,7 @@ class Store:
                     pass
                 finally:
                     self._lock.give()
+            self.release_ballast()
             self._reader.dispose()
             self._writer.dispose()
             self._lock.release()

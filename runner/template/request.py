@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
-from jinja2.visitor import NodeTransformer
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.exceptions import SecurityError
 
 from runner import record
-from runner.template.sandbox import ROW, MissingField, NoJsonForm, NullField, RowContext, Sandbox, plain
+from runner.template import syntax
+from runner.template.sandbox import ROW, MissingField, NullField, Refused, RowContext, Sandbox, plain
 
 Names: TypeAlias = dict[str, Any]
 Renderer: TypeAlias = Callable[[Names], Any]
@@ -33,7 +33,7 @@ _RAISED = (
 )
 
 
-class TemplateFault(ValueError):  # noqa: N818 - a fault of the job file, as RowFault is of a row
+class TemplateFault(ValueError):
     """A template that cannot be compiled. `field` is where it stands in the request, such as
     "request.messages[1].content", `line` the line within its string; `faults` has every fault found."""
 
@@ -53,7 +53,7 @@ class TemplateFault(ValueError):  # noqa: N818 - a fault of the job file, as Row
         return whole
 
 
-class RowFault(ValueError):  # noqa: N818 - a fault of the data, as LineFault is
+class RowFault(ValueError):
     """A row that a template cannot render. `code` is missing_field, null_field or template_error; `field` is
     the template's place in the request. The message never repeats the row's values."""
 
@@ -128,15 +128,14 @@ class _Compiler:
         if not any(mark in text for mark in _MARKS):
             return None
         try:
-            tree = self._parse(text)
-            unknown = self._faults_of(tree, field)
-            if unknown:
-                self.faults.extend(unknown)
+            tree = syntax.parse(self._sandbox, text)
+            faults = [TemplateFault(field, *fault) for fault in syntax.faults(self._sandbox, tree)]
+            if faults:
+                self.faults.extend(faults)
                 return None
-            self.fields |= meta.find_undeclared_variables(tree) - {ROW}
-            self.fields |= _fields_of_row(tree)
-            names = _names(tree)
-            expression = _only_expression(text, tree)
+            self.fields |= syntax.fields_read(tree)
+            names = syntax.names_spelt(tree)
+            expression = syntax.only_expression(text, tree)
             if expression is not None:
                 target = nodes.Name(_VALUE, "store", lineno=1)
                 tree = nodes.Template([nodes.Assign(target, expression, lineno=1)], lineno=1)
@@ -147,42 +146,9 @@ class _Compiler:
             return None
         if expression is None:
             return _Text(self._sandbox, compiled.root_render_func, field, names)
-        return _Value(self._sandbox, compiled.root_render_func, field, names, nullable=_nullable(expression))
-
-    def _parse(self, text: str) -> nodes.Template:
-        """The syntax tree of a template whose newlines all stay: Jinja2 itself would rewrite each CR."""
-        held = text
-        stand_in = ""
-        if "\r" in text:
-            stand_in = next(one for one in map(chr, range(0xE000, 0xF8FF)) if one not in text)
-            held = text.replace("\r", stand_in)
-        tree = self._sandbox.parse(held)
-        if stand_in:
-            for data in tree.find_all(nodes.TemplateData):
-                data.data = data.data.replace(stand_in, "\r")
-            for constant in tree.find_all(nodes.Const):
-                if isinstance(constant.value, str):
-                    constant.value = constant.value.replace(stand_in, "\r")
-        transformed: nodes.Template = _PrintedConcat().visit(tree)
-        return transformed
-
-    def _faults_of(self, tree: nodes.Template, field: str) -> list[TemplateFault]:
-        faults = []
-        for kind, known in ((nodes.Filter, self._sandbox.filters), (nodes.Test, self._sandbox.tests)):
-            word = kind.__name__.lower()
-            for node in tree.find_all(kind):
-                if node.name in known:
-                    continue
-                near = get_close_matches(node.name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                if node.name == "random":
-                    hint = ": the same row must give the same request each time"
-                faults.append(TemplateFault(field, f"there is no {word} {node.name!r}{hint}", node.lineno))
-        faults.extend(
-            TemplateFault(field, "a job's templates cannot load others", node.lineno)
-            for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))
+        return _Value(
+            self._sandbox, compiled.root_render_func, field, names, nullable=syntax.nullable(expression)
         )
-        return faults
 
 
 class _Branch:
@@ -223,12 +189,13 @@ class _Text:
             name = str(error)
             if name not in self._names:
                 return RowFault(code, self._field, f"a value that the template computes is {state}")
-            shown = name if _PLAIN_NAME.match(name) else f"{ROW}[{json.dumps(name)}]"
-            allow = f'to allow that, write {{{{ {shown} | default("") }}}}'
+            allow = 'to allow that, write | default("") after it'
             return RowFault(code, self._field, f"the field {name!r} is {state}; {allow}")
-        reason = (
-            str(error) if isinstance(error, NoJsonForm) else f"the template fails with {type(error).__name__}"
-        )
+        reason = f"the template fails with {type(error).__name__}"
+        if isinstance(error, Refused):
+            reason = str(error)
+        elif isinstance(error, SecurityError):
+            reason = "the template uses an attribute or a method that is not open to templates"
         return RowFault("template_error", self._field, reason)
 
 
@@ -252,55 +219,3 @@ class _Value(_Text):
         except _RAISED as error:
             raise self._fault(error) from None
         return value
-
-
-class _PrintedConcat(NodeTransformer):
-    """Makes `a ~ b` print its parts as `{{ a }}{{ b }}` does."""
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the visitor's own naming
-        self.generic_visit(node)
-        node.nodes = [
-            nodes.Filter(part, "string", [], [], None, None, lineno=node.lineno, environment=node.environment)
-            for part in node.nodes
-        ]
-        return node
-
-
-def _only_expression(text: str, tree: nodes.Template) -> nodes.Expr | None:
-    if len(tree.body) != 1 or not (text.startswith("{{") and text.endswith("}}")):
-        return None
-    output = tree.body[0]
-    if not isinstance(output, nodes.Output) or len(output.nodes) != 1:
-        return None
-    return None if isinstance(output.nodes[0], nodes.TemplateData) else output.nodes[0]
-
-
-def _nullable(expression: nodes.Expr) -> bool:
-    """Whether the author allows null: by `default`, or by writing none."""
-    whole = nodes.Output([expression])
-    return any(node.name in ("default", "d") for node in whole.find_all(nodes.Filter)) or any(
-        node.value is None for node in whole.find_all(nodes.Const)
-    )
-
-
-def _fields_of_row(tree: nodes.Template) -> set[str]:
-    found = set()
-    for node in tree.find_all((nodes.Getattr, nodes.Getitem)):
-        if isinstance(node.node, nodes.Name) and node.node.name == ROW:
-            if isinstance(node, nodes.Getattr):
-                found.add(node.attr)
-            elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-                found.add(node.arg.value)
-    return found
-
-
-def _names(tree: nodes.Template) -> frozenset[str]:
-    """The names that the template itself spells out, and that messages may therefore repeat."""
-    found = {node.name for node in tree.find_all(nodes.Name)}
-    found.update(node.attr for node in tree.find_all(nodes.Getattr))
-    for node in tree.find_all(nodes.Const):
-        if isinstance(node.value, str):
-            found.update((node.value, *node.value.split(".")))
-        elif isinstance(node.value, int):
-            found.add(str(node.value))
-    return frozenset(found)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Set
 from decimal import Decimal
-from itertools import chain
+from functools import wraps
 from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined, Undefined, UndefinedError, pass_environment
-from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.exceptions import TemplateRuntimeError
 from jinja2.filters import make_attrgetter
-from jinja2.runtime import Context, missing
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
 from runner import record
 
@@ -21,6 +22,11 @@ ROW = "row"
 
 MAX_REPEAT = 10_000_000
 MAX_EXPONENT = 1_000
+
+TEXT_FILTERS = (
+    *("capitalize", "center", "e", "escape", "forceescape", "indent", "lower", "replace", "striptags"),
+    *("title", "trim", "truncate", "upper", "urlencode", "wordcount", "wordwrap"),
+)
 
 
 class MissingField(UndefinedError):
@@ -31,12 +37,12 @@ class NullField(UndefinedError):
     """A field that is null; the message is its name."""
 
 
-class NoJsonForm(TemplateRuntimeError):
-    """A value that JSON cannot express; the message says which type."""
+class Refused(TemplateRuntimeError):
+    """What a template may not do; the message says what, and never repeats the row's values."""
 
 
 class Absent(StrictUndefined):
-    """What a missing field stands for: any use of it but `default` and the tests for it raises MissingField."""
+    """What a missing field stands for: any use but `default` and the tests for it raises MissingField."""
 
     __slots__ = ()
     reason: type[TemplateRuntimeError] = MissingField
@@ -81,6 +87,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.clear()
         # One row must always give one request: what a crash interrupted is rendered again and compared.
         del self.filters["random"]
+        for name in TEXT_FILTERS:
+            self.filters[name] = _of_text(self.filters[name])
         self.filters.update(
             default=_default,
             d=_default,
@@ -113,12 +121,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
             if isinstance(right, (int, float)) and abs(right) > MAX_EXPONENT:
-                raise SecurityError(f"an exponent is larger than {MAX_EXPONENT:,}")
+                raise Refused(f"an exponent is larger than {MAX_EXPONENT:,}")
         else:
-            for times, repeated in ((left, right), (right, left)):
-                if isinstance(times, int) and isinstance(repeated, (str, list, tuple)):
-                    if times * len(repeated) > MAX_REPEAT:
-                        raise SecurityError(f"a repeated text is longer than {MAX_REPEAT:,} characters")
+            times, repeated = (left, right) if isinstance(left, int) else (right, left)
+            if (
+                isinstance(times, int)
+                and isinstance(repeated, (str, list))
+                and times * len(repeated) > MAX_REPEAT
+            ):
+                raise Refused(f"a repeated text or list is longer than {MAX_REPEAT:,}")
         return super().call_binop(context, operator, left, right)
 
 
@@ -135,7 +146,7 @@ def printed(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's own types, all the way down. Raises NoJsonForm, or what an absent field raises."""
+    """A value in JSON's own types, all the way down. Raises Refused, or what an absent field raises."""
     if value is None or type(value) in (str, int, float, bool, Decimal):
         return value
     if isinstance(value, (str, Undefined)):
@@ -144,13 +155,24 @@ def plain(value: Any) -> Any:
         return {printed(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple, range, Iterator, Set)):
         return [plain(part) for part in value]
-    raise NoJsonForm(f"an expression gives a {type(value).__name__}, which has no JSON form")
+    raise Refused(f"an expression gives a {type(value).__name__}, which has no JSON form")
 
 
 def _default(value: Any, default_value: Any = "", boolean: bool = False) -> Any:
     if value is None or isinstance(value, Undefined) or (boolean and not value):
         return default_value
     return value
+
+
+def _of_text(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that reads its value as text prints it: Jinja2's own would read null as "None"."""
+    at = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @wraps(function)
+    def filtered(*args: Any, **kwargs: Any) -> Any:
+        return function(*args[:at], printed(args[at]), *args[at + 1 :], **kwargs)
+
+    return filtered
 
 
 def _is_none(value: Any) -> bool:
@@ -165,7 +187,7 @@ def _to_json(value: Any, indent: int | None = None) -> str:
 
 
 def _refuse(value: object) -> NoReturn:
-    raise NoJsonForm(f"tojson with indent cannot print a {type(value).__name__}")
+    raise Refused(f"tojson with indent cannot print a {type(value).__name__}")
 
 
 @pass_environment
@@ -179,5 +201,5 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Undefined):
         str(value)
     if not isinstance(value, Mapping):
-        raise NoJsonForm(f"items needs an object, and an expression gives a {type(value).__name__}")
+        raise Refused(f"items needs an object, and an expression gives a {type(value).__name__}")
     return iter(value.items())

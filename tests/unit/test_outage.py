@@ -92,6 +92,8 @@ class World:
                     self.closings += is_open
                     reopens = self.now + equal_jitter(failed_probes, chance.random, cap=LONGEST_PROBE)
                 is_open = False
+            if verdict.release and self.knows_more:
+                is_open, failed_probes = True, 0
             attempts[row] += verdict.counted
             self.most_rows_kept = max(self.most_rows_kept, len(outage._rows))
             assert outage.strikes(row) <= attempts[row] or not verdict.counted
@@ -186,8 +188,8 @@ def test_an_outage_in_the_middle_costs_no_row_an_attempt(what: str, seed: int) -
 @pytest.mark.parametrize("what", ["500", "503"])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("concurrency", [1, 3, 20])
-def test_an_outage_of_a_day_costs_a_long_run_nothing(what: str, seed: int, concurrency: int) -> None:
-    world = World(1000, down_between(20, 86420, what), seed, concurrency).run()
+def test_an_outage_of_a_night_costs_no_row_an_attempt(what: str, seed: int, concurrency: int) -> None:
+    world = World(1000, down_between(20, 20 + 10 * 3600, what), seed, concurrency).run()
     assert world.failed == set()
     assert len(world.ok) == 1000
 
@@ -281,3 +283,22 @@ def test_memory_is_that_of_the_rows_that_are_failing_now() -> None:
     outage.success(2)
     assert not outage._rows
     assert not outage._streak
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.5])
+def test_a_run_of_which_a_large_part_is_poison_ends_and_fails_just_the_poison(share: float) -> None:
+    chance = random.Random(1)
+    bad = {row for row in range(1000) if chance.random() < share}
+    world = World(1000, poison(bad, "500"), 1, 50).run()
+    assert world.failed == bad
+    assert world.now < 86400
+
+
+@pytest.mark.parametrize("what", ["500", "503"])
+def test_asking_five_failed_rows_again_does_not_hang_for_ever_where_they_are_poison(what: str) -> None:
+    def fault(row: int, now: float, chance: random.Random) -> str | None:
+        return what if row < 5 else None
+
+    world = World(6, fault, 1, concurrency=2).run()
+    assert world.failed == set(range(5))
+    assert world.now < 2 * 3600

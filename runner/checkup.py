@@ -100,7 +100,7 @@ def check_account(account: Account, used: set[str], prices: Prices) -> list[Chec
     listed = {model.id: model.shutdown_date for model in models}
     today = datetime.now(UTC).date()
     for name in sorted(used):
-        ends = listed.get(name) or prices.shutdown_date(name)
+        ends = _day(listed.get(name)) or prices.shutdown_date(name)
         if name not in listed:
             checks.append(Check("model", "warn", f"{name} is not among the models listed"))
         elif ends is not None and ends <= today:
@@ -110,6 +110,13 @@ def check_account(account: Account, used: set[str], prices: Prices) -> list[Chec
         else:
             checks.append(Check("model", "ok", f"{name}" + (f" lives until {ends}" if ends else "")))
     return checks
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def models_in_use(store_url: str) -> set[str]:

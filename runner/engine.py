@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +16,7 @@ import orjson
 from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
-from runner.errors import BadConfiguration, BadInput, RunnerError
+from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput
 from runner.export import Outputs, export
 from runner.files import MAX_LINE
 from runner.job import Job
@@ -32,7 +33,6 @@ from runner.store.series import Identity, Tenure
 
 Emit = Callable[[dict[str, Any]], None]
 
-LISTED_FAULTS = 20
 _ABANDONED = {
     "code": "process_ended",
     "message": "the process ended while it waited for the answer; `runner retry` asks again",
@@ -170,7 +170,7 @@ def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, out
             for one in rows.faults(connection, this.id)
         )
         outputs.write_errors(lines)
-        first = [one for one, _ in zip(rows.faults(connection, this.id), range(LISTED_FAULTS), strict=False)]
+        first = list(islice(rows.faults(connection, this.id), LISTED_FAULTS))
     raise BadInput(
         f"{this.rows_invalid} of {this.rows_in} lines of {name} cannot be asked. Nothing was sent and nothing "
         f"was paid. All faults are in {outputs.errors}. Mend the lines, or leave them out with --skip-invalid.",

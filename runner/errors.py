@@ -60,6 +60,10 @@ class SeriesLocked(RunnerError):
     exit_code = 5
 
 
+LISTED_FAULTS = 20
+"""How many faults of an input a screen shows; the errors file has them all."""
+
+
 @dataclass(frozen=True, slots=True)
 class LineFault:
     """One thing wrong with one line of the input."""

@@ -106,11 +106,6 @@ class Outage:
         """How often the server has answered so far. Keep it when a call is sent, as its `since`."""
         return self._answers
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing has been answered since the gate was closed for good reason."""
-        return self._closed
-
     def strikes(self, task_id: int) -> int:
         """The failures that count against a row, without those that were taken back."""
         row = self._rows.get(task_id)

@@ -6,13 +6,14 @@ The input is read into a store of its own, in a folder that is deleted afterward
 from __future__ import annotations
 
 import tempfile
+from itertools import islice
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.errors import BadInput
+from runner.errors import LISTED_FAULTS, BadInput
 from runner.files import LineReader
-from runner.ingest import ingest
+from runner.ingest import Ingested, ingest
 from runner.job import Job
 from runner.model import Demand, Usage
 from runner.pricing import Prices, usd
@@ -99,29 +100,14 @@ def plan(
     budget: int | None,
 ) -> dict[str, Any]:
     """The plan of a run as a JSON-able value. BadInput with every fault if lines cannot be asked."""
-    with tempfile.TemporaryDirectory(prefix="runner-plan-") as folder:
-        with Store.open(f"sqlite:///{folder}/plan.db") as store:
-            with store.write() as connection:
-                tenure = series.take(connection, identity)
-                this = runs.create(
-                    connection, series_id=tenure.series_id, meaning="", job={}, row_limit=source.limit
-                )
-            questions = Questions(job)
-            with LineReader(
-                source.path, stream=source.stream, max_line=source.max_line, limit=source.limit
-            ) as reader:
-                got = ingest(
-                    store,
-                    tenure,
-                    this,
-                    reader,
-                    questions,
-                    dedupe=job.dedupe,
-                    stopping=lambda: False,
-                    told=lambda count: None,
-                )
-            _refuse(store, this.id, got.rows, got.invalid, skip_invalid=skip_invalid)
-            came_to = _count(store, this.id, job, questions, prices, _Before.of(store_path, identity))
+    questions = Questions(job)
+    with (
+        tempfile.TemporaryDirectory(prefix="runner-plan-") as folder,
+        Store.open(f"sqlite:///{folder}/plan.db") as store,
+    ):
+        run_id, got = _read(store, job, source, identity, questions)
+        _refuse(store, run_id, got, skip_invalid=skip_invalid)
+        came_to = _count(store, run_id, job, questions, prices, _Before.of(store_path, identity))
     sums = came_to.sums
     return {
         "job": job.name,
@@ -148,15 +134,38 @@ def plan(
     }
 
 
-def _refuse(store: Store, run_id: int, count: int, invalid: int, *, skip_invalid: bool) -> None:
-    if not count:
+def _read(
+    store: Store, job: Job, source: Source, identity: Identity, questions: Questions
+) -> tuple[int, Ingested]:
+    with store.write() as connection:
+        tenure = series.take(connection, identity)
+        this = runs.create(connection, series_id=tenure.series_id, meaning="", job={}, row_limit=source.limit)
+    with LineReader(
+        source.path, stream=source.stream, max_line=source.max_line, limit=source.limit
+    ) as reader:
+        got = ingest(
+            store,
+            tenure,
+            this,
+            reader,
+            questions,
+            dedupe=job.dedupe,
+            stopping=lambda: False,
+            told=lambda _: None,
+        )
+    return this.id, got
+
+
+def _refuse(store: Store, run_id: int, got: Ingested, *, skip_invalid: bool) -> None:
+    if not got.rows:
         raise BadInput("The input has no row at all.")
-    if invalid and not skip_invalid:
+    if got.invalid and not skip_invalid:
         with store.read() as connection:
-            found = [one for one, _ in zip(rows.faults(connection, run_id), range(20), strict=False)]
+            first = list(islice(rows.faults(connection, run_id), LISTED_FAULTS))
         raise BadInput(
-            f"{invalid:,} of {count:,} lines cannot be asked. Mend them, or plan without them: --skip-invalid.",
-            found,
+            f"{got.invalid:,} of {got.rows:,} lines cannot be asked. Mend them, or plan without them: "
+            "--skip-invalid.",
+            first,
         )
 
 

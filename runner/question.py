@@ -108,13 +108,11 @@ class Questions:
                 faults.append(("bad_key", f"the key field {job.key!r}: {fault}"))
         for field in self._taken:
             if field in values:
-                faults.append(
-                    (
-                        "field_taken",
-                        f"the input has a field {field!r} already, where the output puts its own: name another "
-                        "output_field, or list in keep the fields to repeat",
-                    )
+                text = (
+                    f"the input has a field {field!r} already, where the output puts its own: name another "
+                    "output_field, or list in keep the fields to repeat"
                 )
+                faults.append(("field_taken", text))
         try:
             request = self._template.render(values)
         except RowFault as fault:

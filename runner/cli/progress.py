@@ -182,10 +182,8 @@ def closing(run: str, summary: dict[str, Any], output: Path, *, did_nothing: boo
     rows, cost = summary["rows"], summary["cost_usd"]
     parts = [f"{rows['ok']:,} of {rows['in']:,} rows answered"]
     parts += [f"{rows[name]:,} {name}" for name in ("failed", "invalid", "skipped") if rows[name]]
-    lines = [
-        f"{'Nothing to do: ' if did_nothing else ''}{', '.join(parts)}. "
-        f"{summary['tokens']['total']:,} tokens, {money(cost)}."
-    ]
+    nothing = "Nothing to do: " if did_nothing else ""
+    lines = [f"{nothing}{', '.join(parts)}. {summary['tokens']['total']:,} tokens, {money(cost)}."]
     if summary["errors"]:
         common = ", ".join(f"{code} ({count:,})" for code, count in list(summary["errors"].items())[:5])
         lines.append(f"Failures: {printable(common)}. `runner retry {run}` tries the failed rows again.")

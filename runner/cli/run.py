@@ -16,7 +16,7 @@ from runner.errors import SeriesLocked, UsageError
 
 if TYPE_CHECKING:
     from runner.api.account import Account
-    from runner.engine import Finished, Start
+    from runner.engine import Start
     from runner.job import Job
     from runner.store.series import Identity
 

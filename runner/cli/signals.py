@@ -21,7 +21,7 @@ def signals() -> Iterator[Stop]:
     stop = Stop()
     interrupts = 0
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal interrupts
         name = signal.Signals(number).name
         interrupts += name == "SIGINT"

@@ -42,13 +42,15 @@ def status_command(run_name: str | None, store: str | None, as_json: bool) -> No
 def _table(runs: list[dict[str, Any]]) -> list[str]:
     if not runs:
         return ["No runs yet. `runner run JOB` starts one."]
-    lines = [f"{'RUN':12}{'JOB':26}{'STATE':11}{'ROWS':>10}{'OK':>10}{'FAILED':>8}  {'COST':14}STARTED"]
-    for one in runs:
-        lines.append(
+    head = f"{'RUN':12}{'JOB':26}{'STATE':11}{'ROWS':>10}{'OK':>10}{'FAILED':>8}  {'COST':14}STARTED"
+    return [
+        head,
+        *(
             f"{one['run']:12}{_cut(one['job'], 25):26}{one['state']:11}{one['rows']:>10,}{_count(one['ok']):>10}"
             f"{_count(one['failed']):>8}  {_cost(one['cost_usd']):14}{one['started_at']}"
-        )
-    return lines
+            for one in runs
+        ),
+    ]
 
 
 def _one(run: dict[str, Any]) -> list[str]:

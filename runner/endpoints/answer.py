@@ -26,7 +26,7 @@ _REASONS = {
 _SEVERITY = {"stop": 0, "tool_calls": 1, "length": 3, "refusal": 4, "content_filter": 5}
 
 
-class BadAnswer(ValueError):  # noqa: N818 - a fault of the data, as RecordFault is
+class BadAnswer(ValueError):
     """The body of a 200 does not have the shape of an answer.
 
     `code` names the fault, or is the API's own code where the API says that the request failed (`failed`).
@@ -116,8 +116,8 @@ def usage_of(found: object) -> Usage | None:
     """
     if type(found) is not dict:
         return None
-    given = _count(_first(found, "prompt_tokens", "input_tokens"))
-    produced = _count(_first(found, "completion_tokens", "output_tokens"))
+    given = _count(counted_in := _first(found, "prompt_tokens", "input_tokens"))
+    produced = _count(counted_out := _first(found, "completion_tokens", "output_tokens"))
     total = _count(found.get("total_tokens"))
     cached, written = _details(
         _first(found, "prompt_tokens_details", "input_tokens_details"), "cached_tokens", "cache_write_tokens"
@@ -125,9 +125,9 @@ def usage_of(found: object) -> Usage | None:
     reasoning, _ = _details(
         _first(found, "completion_tokens_details", "output_tokens_details"), "reasoning_tokens", ""
     )
-    if produced is None and given is not None and total is not None:
+    if counted_out is None and given is not None and total is not None:
         produced = total - given
-    elif given is None and produced is not None and total is not None:
+    elif counted_in is None and produced is not None and total is not None:
         given = total - produced
     if given is None or produced is None or given < 0 or produced < 0 or given + produced == 0:
         return None

@@ -20,6 +20,7 @@ from runner.tokens import of_text
 
 _NUMBER_SIGNS = b"0123456789+-.eE, \t\r\n"
 _LINE_ENDS = b"\r\n"
+_SMALLEST_NORMAL = 2.0**-126
 
 
 class _Item(msgspec.Struct):
@@ -151,7 +152,8 @@ def _from_base64(raw: bytes) -> list[float]:
 
 def shortest(value: float) -> float:
     """The float whose text is the shortest that a reader rounds to the same 32-bit float."""
-    for digits in range(6, 9):
+    # Six digits are never too many but for the subnormal, whose bits run out.
+    for digits in range(1 if abs(value) < _SMALLEST_NORMAL else 6, 9):
         text = f"{value:.{digits - 1}e}"
         if _is_same(float(text), value):
             return float(text)

@@ -161,7 +161,12 @@ class Job:
     def thaw(cls, frozen: Mapping[str, Any]) -> Job:
         """The job that `frozen` came from."""
         fields = dict(frozen)
-        for name, make in (("path", Path), ("output", Path), ("deadline", parse_deadline), ("budget", Decimal)):
+        for name, make in (
+            ("path", Path),
+            ("output", Path),
+            ("deadline", parse_deadline),
+            ("budget", Decimal),
+        ):
             if fields[name] is not None:
                 fields[name] = make(fields[name])
         fields["keep"] = None if fields["keep"] is None else tuple(fields["keep"])

@@ -158,7 +158,9 @@ class _Composer:
             if key == "<<" and event.implicit[0]:
                 self.faults.append(Fault(line, own_path, "YAML 1.2 has no merge keys; write the fields out"))
             elif key in found:
-                self.faults.append(Fault(line, own_path, f"is here a second time, after line {found[key].line}"))
+                self.faults.append(
+                    Fault(line, own_path, f"is here a second time, after line {found[key].line}")
+                )
             else:
                 found[key] = node
         return found

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from runner.errors import UsageError
 from runner.model import RUN_TRANSITIONS, RunState
 from runner.store.clock import now
-from runner.store.schema import LINE_BITS, answer, attempt, call, row, run, series, task
+from runner.store.schema import LINE_BITS, answer, attempt, call, row, run, task
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 

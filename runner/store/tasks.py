@@ -157,10 +157,8 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             answer_id = next_answer + len(answers)
             answers.append(_answer_values(answer_id, one.call_id, one.answer, ended_at))
         kept = answer_id if one.to is TaskState.ANSWERED else None
-        moves.append(
-            (one.to.value, one.due_at, one.attempts, kept, one.item, one.finish_reason, one.fault, one.error)
-            + (one.task_id, one.call_id)
-        )
+        head = (one.to.value, one.due_at, one.attempts, kept, one.item)
+        moves.append((*head, one.finish_reason, one.fault, one.error, one.task_id, one.call_id))
     if answers:
         connection.exec_driver_sql(
             "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"

@@ -89,6 +89,7 @@ def commonest_errors(
     found = connection.exec_driver_sql(
         "SELECT attempt.code, attempt.status, count(*) AS times FROM call"
         " JOIN attempt ON attempt.call_id = call.id WHERE call.run_id = ? AND attempt.outcome <> 'ok'"
+        " AND attempt.code <> 'not_started'"
         " GROUP BY attempt.code, attempt.status ORDER BY times DESC, attempt.code LIMIT ?",
         (run_id, limit),
     )

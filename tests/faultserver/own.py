@@ -17,7 +17,7 @@ class Own(NamedTuple):
     usage: Mapping[str, int]
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """The API refuses a request for what is in it."""
 
     def __init__(

@@ -17,7 +17,7 @@ HEX = re.compile(rb"[0-9a-fA-F]{1,15}")
 REASONS: Mapping[int, bytes] = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class Malformed(Exception):  # noqa: N818
+class Malformed(Exception):
     """The client sent something that is not HTTP/1.1."""
 
 

@@ -1,7 +1,8 @@
-"""What replies mean: every line of the table of errors, every form of Retry-After, bodies cut at each byte."""
+"""What replies mean: every line of the table of errors, every form of Retry-After, bodies cut anywhere."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import orjson
@@ -41,7 +42,7 @@ CHAT = orjson.dumps(
         },
         "service_tier": "default",
         "system_fingerprint": "fp_0123456789",
-        "padding": "x" * 40,
+        "padding": "x" * 93,
     }
 )
 
@@ -66,8 +67,8 @@ TOO_LARGE = (
     "41,250. The input or output tokens must be reduced in order to run successfully."
 )
 RATE = (
-    "Rate limit reached for gpt-6-luna in organization org-x on tokens per min (TPM): Limit 30000, Used 29500, "
-    "Requested 2445. Please try again in 3.89s."
+    "Rate limit reached for gpt-6-luna in organization org-x on tokens per min (TPM): Limit 30000, "
+    "Used 29500, Requested 2445. Please try again in 3.89s."
 )
 SPEED_BODIES = [
     error(429, "rate_limit_exceeded", RATE, "tokens"),
@@ -452,25 +453,17 @@ def test_a_key_of_any_form_after_the_words_api_key_is_not_shown() -> None:
 
 
 def test_messages_are_short_and_printable() -> None:
-    finding = find(
-        error(
-            400,
-            "x",
-            "a\x1b[31m\n\u202e\ud83d\ude00" + "y" * 900 if False else "a\x1b[31m\n\u202e" + "y " * 900,
-        )
-    )
-    assert len(finding.message) == 500
-    assert finding.message.startswith("a\\x1b[31m\\n\\u202ey")
-    assert finding.message.isprintable()
+    message = find(error(400, "x", "a\x1b[31m\n\u202e" + "y " * 900)).message
+    assert len(message) == 500
+    assert message.startswith("a\\x1b[31m\\n\\u202ey")
+    assert message.isprintable()
 
 
 def test_what_servers_repeat_of_the_prompt_is_not_shown() -> None:
     prompt = "MY SECRET PROMPT"
     bodies = [
         {"detail": [{"loc": ["body", "messages"], "msg": "bad", "type": "t", "input": prompt}]},
-        {
-            "message": f"[{{'type': 'missing', 'loc': ('body',), 'msg': 'Field required', 'input': '{prompt}'}}]"
-        },
+        {"message": f"[{{'type': 'missing', 'loc': ('body',), 'msg': 'required', 'input': '{prompt}'}}]"},
         {"error": {"message": f"1 error\nn\n bad [type=int, input_value='{prompt}', input_type=str]"}},
     ]
     for body in bodies:
@@ -526,15 +519,25 @@ def test_no_header_and_no_message_makes_it_raise(headers: dict[str, str], before
     )
 
 
+FIELDS = [
+    *("error", "message", "code", "type", "choices", "content", "tool_calls", "function", "arguments"),
+    *("output", "status", "usage", "data", "embedding", "index", "object", "refusal", "finish_reason"),
+    *(
+        "prompt_tokens",
+        "total_tokens",
+        "incomplete_details",
+        "custom",
+        "function_call",
+        "text",
+        "service_tier",
+    ),
+]
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(
-            st.sampled_from(
-                "error message code type choices content tool_calls function arguments output status usage data "
-                "embedding index object refusal finish_reason prompt_tokens total_tokens incomplete_details".split()
-            ),
+            st.sampled_from(FIELDS),
             inner,
             max_size=5,
         ),
@@ -550,8 +553,6 @@ json_values = st.recursive(
     st.sampled_from([None, 100, 200, 204, 301, 302, 400, 401, 403, 404, 409, 413, 429, 500, 503, 529, 700]),
 )
 def test_no_body_makes_it_raise(endpoint: str, body: object, status: int | None) -> None:
-    import json
-
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     finding, answer = classify(
         Reply(status, {}, raw), ENDPOINTS[endpoint], now=NOW, max_wait=600.0, forced_tool=len(raw) % 2 == 0

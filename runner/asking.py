@@ -80,7 +80,12 @@ class _Dispatch:
         self._window = Window(asking.concurrency or job.limits.concurrency or CONCURRENCY)
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
         self._feed = Feed(
-            asking.store, asking.run.id, Questions(job), prices, more=lambda: self._expand() is not None
+            asking.store,
+            asking.run.id,
+            Questions(job),
+            prices,
+            more=self._expand,
+            has_failed=lambda task_id: self._settler.has_failed(task_id),
         )
         self._started = time.monotonic()
         self._held_because = ""
@@ -134,7 +139,9 @@ class _Dispatch:
             on_ambiguous=asking.on_ambiguous,
             checker=None if asking.job.schema is None else Checker(asking.job.schema),
         )
-        return Settler(policy, asking.prices, self._budget, write, random=random.random)
+        return Settler(
+            policy, asking.prices, self._budget, write, random=random.random, remaining=self._remaining
+        )
 
     async def _claim(self, call: Call) -> int:
         asking = self._asking
@@ -147,8 +154,16 @@ class _Dispatch:
         self._settler.sending(call)
         return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
 
-    def _expand(self) -> int | None:
-        return expand(self._asking.store, self._asking.tenure, self._asking.run.id)
+    def _remaining(self) -> int:
+        tally = self._settler.tally
+        return max(1, self._left - tally.answered - tally.failed)
+
+    def _expand(self) -> bool:
+        made = expand(self._asking.store, self._asking.tenure, self._asking.run.id)
+        if made is None:
+            return False
+        self._left -= made.rows - made.asked
+        return True
 
     async def _beat(self) -> None:
         while True:

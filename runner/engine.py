@@ -144,6 +144,8 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
         runs.set_job(connection, this.id, start.job.frozen(), skip_invalid=start.skip_invalid)
         if this.state in (RunState.INGESTING, RunState.CANCELLED):
             runs.move(connection, this.id, RunState.ACTIVE)
+        if this.state is not RunState.FINISHED:
+            runs.look_again(connection, this.id)
         if start.again:
             again = tasks.retry(
                 connection, run_id=this.id, series_id=tenure.series_id, accepted=sorted(start.job.accepts)

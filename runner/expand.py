@@ -5,15 +5,15 @@ A row needs one task: its question. A question that an earlier run of the series
 
 from __future__ import annotations
 
-from runner.store import runs, series, tasks
+from runner.store import series, tasks
 from runner.store.database import Store
+from runner.store.tasks import Expanded
 
 CHUNK_ROWS = 2_000
 
 
-def expand(store: Store, tenure: series.Tenure, run_id: int) -> int | None:
-    """Make the tasks of the next rows. The line number reached, or None if every row has its task."""
+def expand(store: Store, tenure: series.Tenure, run_id: int) -> Expanded | None:
+    """Make the tasks of the next rows; None if every row has its task."""
     with store.write() as connection:
         series.fence(connection, tenure)
-        reached = tasks.expand(connection, run_id=run_id, series_id=tenure.series_id, limit=CHUNK_ROWS)
-    return None if reached is None else runs.line_of(reached)
+        return tasks.expand(connection, run_id=run_id, series_id=tenure.series_id, limit=CHUNK_ROWS)

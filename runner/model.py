@@ -243,12 +243,14 @@ class Signal:
     """What a settled call means for those that follow.
 
     `healthy` says that the server does its work; `hold` closes the gate for all, for that many seconds where
-    the server named a time; `refused_for_speed` narrows what may be in flight; `stop` ends the dispatch.
+    the server named a time; `release` opens it, for it was the rows' own fault; `refused_for_speed` narrows
+    what may be in flight; `stop` ends the dispatch.
     """
 
     healthy: bool = False
     hold: bool = False
     wait: float | None = None
+    release: bool = False
     refused_for_speed: bool = False
     reason: str = ""
     stop: Exception | None = None

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-from runner.backoff import full_jitter
+from runner.backoff import pause
 from runner.budget import Budget
 from runner.classify import classify
 from runner.endpoints import ENDPOINTS
@@ -63,6 +63,7 @@ class Settler:
         write: Callable[[Settlement], Awaitable[None]],
         *,
         random: Callable[[], float],
+        remaining: Callable[[], int],
         utc: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._policy = policy
@@ -70,6 +71,7 @@ class Settler:
         self._budget = budget
         self._write = write
         self._random = random
+        self._remaining = remaining
         self._utc = utc
         self._outage = Outage()
         self._sent_at: dict[int, int] = {}
@@ -107,6 +109,10 @@ class Settler:
     def sending(self, call: Call) -> None:
         """A call is about to leave: what is answered from now on is answered meanwhile."""
         self._sent_at[call.task_id] = self._outage.answers
+
+    def has_failed(self, task_id: int) -> bool:
+        """Whether this task has failed since it was last answered."""
+        return self._outage.failures(task_id) > 0
 
     def known_gone(self, call: Call) -> bool:
         """Whether this call's model has been refused as unknown: asking again would be in vain."""
@@ -181,15 +187,16 @@ class Settler:
         ambiguous = finding.kind is Kind.AMBIGUOUS
         self._budget.settle(call.worst_case or 0, None if ambiguous else 0)
         if reply.fault == "abandoned":
-            attempts, close = call.attempts, False
+            attempts, close, release = call.attempts, False, False
         else:
             verdict = self._outage.failure(
                 call.task_id,
                 outage=finding.outage,
                 sent=finding.kind is not Kind.NOT_SENT,
                 since=self._sent_at.pop(call.task_id, None),
+                remaining=self._remaining(),
             )
-            attempts, close = call.attempts + verdict.counted, verdict.close
+            attempts, close, release = call.attempts + verdict.counted, verdict.close, verdict.release
         to = TaskState.READY
         error = None
         if ambiguous and self._policy.on_ambiguous == "hold":
@@ -202,11 +209,9 @@ class Settler:
             self.tally.retries += 1
         if to is not TaskState.READY:
             self._outage.forget(call.task_id)
-        wait = full_jitter(attempts, self._random, cap=self._policy.retry.max_wait)
-        if finding.wait is not None:
-            wait = max(wait, min(finding.wait, self._policy.retry.max_wait))
+        wait = pause(attempts, self._random, asked=finding.wait, cap=self._policy.retry.max_wait)
         await self._put(call, reply, finding, to, attempts=attempts, answer=kept, error=error, wait=wait)
-        return Signal(hold=close, reason=_reason(finding))
+        return Signal(hold=close, release=release, reason=_reason(finding))
 
     async def _refused_for_all(self, call: Call, reply: Reply, finding: Finding) -> Signal:
         self._budget.settle(call.worst_case or 0, 0)
@@ -216,11 +221,7 @@ class Settler:
                 stop=MoneyRefused(_stop_text(finding, reply, "Top up or raise the limit, then run"))
             )
         if finding.kind is Kind.NO_ACCESS:
-            return Signal(
-                stop=AccessRefused(
-                    _stop_text(finding, reply, "Check OPENAI_API_KEY and its permissions, then run")
-                )
-            )
+            return Signal(stop=AccessRefused(_stop_text(finding, reply, _access_advice(finding))))
         if finding.wait is not None and finding.wait > self._policy.retry.max_wait:
             return Signal(stop=Paused(_pause_text(finding, reply, self._utc())))
         return Signal(
@@ -324,6 +325,16 @@ def _stop_text(finding: Finding, reply: Reply, advice: str) -> str:
         f"The provider refused with {_reason(finding)}{request}{said} "
         f"What is answered is kept. {advice} the same command again."
     )
+
+
+def _access_advice(finding: Finding) -> str:
+    match finding.code:
+        case "tls_error":
+            return "Check the base URL, and the certificates (SSL_CERT_FILE), then run"
+        case "proxy_authentication":
+            return "Check HTTPS_PROXY and its password, then run"
+        case _:
+            return "Check the key (OPENAI_API_KEY) and its permissions, then run"
 
 
 def _pause_text(finding: Finding, reply: Reply, now: datetime) -> str:

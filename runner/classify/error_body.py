@@ -56,7 +56,7 @@ def described(body: bytes) -> str:
         return ""
     if text.count("\ufffd") > len(text) // 20:
         return f"{len(body)} bytes that are not text"
-    first = text.splitlines()[0]
+    first = text.partition("\n")[0].rstrip("\r")
     return shown(first[:100] + ("…" if len(first) > 100 else ""))
 
 

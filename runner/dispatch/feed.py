@@ -29,21 +29,36 @@ class Feed:
     """Hands out each ready task of one run once, the longest due first."""
 
     def __init__(
-        self, store: Store, run_id: int, questions: Questions, prices: Prices, *, more: Callable[[], bool]
+        self,
+        store: Store,
+        run_id: int,
+        questions: Questions,
+        prices: Prices,
+        *,
+        more: Callable[[], bool],
+        has_failed: Callable[[int], bool],
     ) -> None:
-        """`more` makes further rows into tasks; False when every row has its task."""
+        """`more` makes further rows into tasks, False when every row has its task; `has_failed` says whether
+        a task has failed before in this start."""
         self._store = store
         self._run_id = run_id
         self._questions = questions
         self._prices = prices
         self._more = more
+        self._has_failed = has_failed
         self._stock: deque[Ready] = deque()
         self._handed_out: set[int] = set()
 
-    def next(self) -> Call | Nothing:
-        """The next call to make, or how long there is nothing to do."""
+    def next(self, *, to_probe: bool = False) -> Call | Nothing:
+        """The next call to make, or how long there is nothing to do.
+
+        `to_probe` asks for a task that has not failed before, where there is one: a row that is itself at
+        fault could not find out whether the server is well again.
+        """
         if not self._stock:
             self._restock()
+        if to_probe:
+            self._bring_fresh_forward()
         if self._stock:
             ready = self._stock.popleft()
             self._handed_out.add(ready.task_id)
@@ -56,18 +71,31 @@ class Feed:
         """The store knows that this task is taken: it will not be read as ready again."""
         self._handed_out.discard(task_id)
 
+    def _bring_fresh_forward(self) -> None:
+        if all(self._has_failed(one.task_id) for one in self._stock) and self._more():
+            held = {one.task_id for one in self._stock}
+            self._stock.extend(one for one in self._read() if one.task_id not in held)
+        for place, one in enumerate(self._stock):
+            if not self._has_failed(one.task_id):
+                del self._stock[place]
+                self._stock.appendleft(one)
+                return
+
     def _restock(self) -> None:
         while True:
-            with self._store.read() as connection:
-                found = tasks.ready(
-                    connection,
-                    run_id=self._run_id,
-                    limit=STOCK + len(self._handed_out),
-                    max_bytes=STOCK_BYTES,
-                )
-            self._stock.extend(one for one in found if one.task_id not in self._handed_out)
+            self._stock.extend(self._read())
             if self._stock or not self._more():
                 return
+
+    def _read(self) -> list[Ready]:
+        with self._store.read() as connection:
+            found = tasks.ready(
+                connection,
+                run_id=self._run_id,
+                limit=STOCK + len(self._handed_out) + len(self._stock),
+                max_bytes=STOCK_BYTES,
+            )
+        return [one for one in found if one.task_id not in self._handed_out]
 
     def _call(self, ready: Ready) -> Call:
         question = self._questions.ask(ready.record)

@@ -94,7 +94,7 @@ class Online:
             if self._in_flight >= self._window.size:
                 await self._wait(None)
                 continue
-            call = self._feed.next()
+            call = self._feed.next(to_probe=not self._gate.is_open)
             if isinstance(call, Nothing):
                 if call.due_in is None and not self._in_flight:
                     return
@@ -166,7 +166,9 @@ class Online:
             self.stop(signal.stop)
         if signal.refused_for_speed:
             self._window.refused(started_as)
-        if signal.hold:
+        if signal.release:
+            self._gate.release()
+        elif signal.hold:
             self._gate.hold(signal.wait, prober=prober)
             self._told(signal.reason, self._gate.seconds_left())
         elif signal.healthy:

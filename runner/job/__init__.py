@@ -29,6 +29,6 @@ def read_job(path: Path) -> Job:
     Nothing else is read but the JSON Schema that the job names.
     """
     # YAML and templates take long to import, and only a job file needs them.
-    from runner.job import reader
+    from runner.job.reader import read_job as read
 
-    return reader.read_job(path)
+    return read(path)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from types import MappingProxyType
+from typing import TypeVar
 
 from runner.job.amounts import parse_duration, parse_money, shown
 from runner.job.yaml_reader import Fault, Node
+
+T = TypeVar("T")
 
 _WHOLE = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]{1,2})?\Z")
 _MONEY_SCALE = Decimal("1e-12")
@@ -174,7 +177,7 @@ class Fields:
             return None
         return amount
 
-    def parsed[T](self, name: str, text: str, parse: Callable[[str], T]) -> T | None:
+    def parsed(self, name: str, text: str, parse: Callable[[str], T]) -> T | None:
         """What `parse` makes of a field's text; its ValueError becomes the field's fault."""
         try:
             return parse(text)
@@ -195,9 +198,9 @@ class Fields:
         elsewhere = _ELSEWHERE.get(name.lower().removeprefix("openai_"))
         if elsewhere and not self._path:
             return elsewhere
-        near = get_close_matches(name.lower(), known, n=1)
+        near = get_close_matches(name.lower(), known, n=2)
         if near:
-            return f"is no field that runner knows; did you mean {near[0]}?"
+            return f"is no field that runner knows; did you mean {' or '.join(near)}?"
         if not self._path and name in _OF_REQUEST:
             return "belongs under request"
         return f"is no field that runner knows; known here: {', '.join(known)}"

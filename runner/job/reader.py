@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -136,11 +136,11 @@ class _Reading:
             "on_length": self._acceptance("on_length"),
             "on_content_filter": self._acceptance("on_content_filter"),
             "on_refusal": self._acceptance("on_refusal"),
-            "mode": cast(Mode, fields.choice("mode", MODES, "online")),
+            "mode": cast("Mode", fields.choice("mode", MODES, "online")),
             "deadline": self._deadline(),
             "batch": Batch(
-                poll=batch.duration("poll", Batch.poll, low="10ms", high="1h"),
-                queue_wait=batch.duration("queue_wait", Batch.queue_wait, low="10ms", high="1d"),
+                poll=batch.duration("poll", Batch().poll, low="10ms", high="1h"),
+                queue_wait=batch.duration("queue_wait", Batch().queue_wait, low="10ms", high="1d"),
             ),
             "limits": Limits(
                 limits.whole("requests_per_minute", 1, 10**7),
@@ -148,9 +148,132 @@ class _Reading:
                 limits.whole("concurrency", 1, 10**4),
             ),
             "retry": Retry(
-                attempts=retry.whole("attempts", 1, 100) or Retry.attempts,
-                max_wait=retry.duration("max_wait", Retry.max_wait, low="10ms", high="1d"),
+                attempts=retry.whole("attempts", 1, 100) or Retry().attempts,
+                max_wait=retry.duration("max_wait", Retry().max_wait, low="10ms", high="1d"),
             ),
             "budget": fields.money("budget"),
             "dedupe": fields.boolean("dedupe", default=False),
         }
+
+    def _acceptance(self, name: str) -> Acceptance:
+        return cast("Acceptance", self._fields.choice(name, ACCEPTANCES, "fail"))
+
+    def _name(self) -> str | None:
+        name = self._fields.text("name", required=True)
+        if name is not None and not _NAME.match(name):
+            self._fields.add("name", f"may hold a-z, 0-9 and - only, not {name!r}")
+        return name
+
+    def _request(self) -> dict[str, Any] | None:
+        node = self._fields.node("request", required=True)
+        if node is None:
+            return None
+        if not isinstance(node.value, dict) or not node.value:
+            self._fields.add("request", f"must be the fields of the request's body, not {kind(node)}")
+            return None
+        for name, banned, hint in (
+            ("model", None, "the job's own model goes into every request; leave this one out"),
+            ("stream", True, "answers are never streamed; leave it out"),
+            ("background", True, "batch mode is for answers that may take long; leave it out"),
+        ):
+            found = node.value.get(name)
+            if found is not None and (banned is None or found.value is banned):
+                self._faults.append(Fault(found.line, field_path("request", name), hint))
+        request: dict[str, Any] = node.plain()
+        try:
+            compile_request(request)
+        except TemplateFault as error:
+            nodes = dict(_strings(node, "request"))
+            for fault in error.faults:
+                at = nodes.get(fault.field, node)
+                line = at.line if at.content_line is None else at.content_line + fault.line - 1
+                self._faults.append(Fault(line, fault.field, fault.message))
+        return request
+
+    def _schema(self, job_name: str) -> tuple[dict[str, Any] | None, str | None]:
+        """The JSON Schema and its name: that of its file, or the job's where it stands in the job file."""
+        node = self._fields.node("schema")
+        if node is None:
+            return None, None
+        schema: Any
+        if isinstance(node.value, dict):
+            schema, name, where = node.plain(), job_name, ""
+        else:
+            path = self._absolute("schema")
+            if path is None:
+                return None, None
+            name, where = Path(path).stem, f"{path}: "
+            try:
+                schema = json.loads(_bounded(Path(path)).decode("utf-8-sig"), parse_constant=_no_constant)
+            except (OSError, ValueError, RecursionError) as error:
+                self._fields.add("schema", f"{where}cannot be read as JSON: {_why(error)}")
+                return None, None
+        try:
+            Checker(schema)
+        except BadSchema as error:
+            self._fields.add("schema", f"{where}is no JSON Schema that can be used: {error}")
+            return None, None
+        return schema, name
+
+    def _try_schema(self, endpoint: str, request: Mapping[str, Any], schema: dict[str, Any]) -> None:
+        try:
+            with_schema(endpoint, dict(request), schema, "answer")
+        except BadSchema as error:
+            self._fields.add("schema", error.reason if error.path == "schema" else str(error))
+
+    def _check_output_field(self, output_field: str, keep: tuple[str, ...] | None) -> None:
+        if output_field == "error":
+            self._fields.add("output_field", "'error' is where failed rows say why; choose another name")
+        elif keep is not None and output_field in keep:
+            name = "output_field" if self._fields.node("output_field") else "keep"
+            self._fields.add(
+                name, f"{output_field!r} is kept from the input; our part needs a name of its own"
+            )
+        if keep is not None and "error" in keep:
+            self._fields.add("keep", "'error' is where failed rows say why; it cannot be kept from the input")
+
+    def _input(self) -> str | None:
+        return "-" if self._fields.text("input") == "-" else self._absolute("input")
+
+    def _output(self) -> Path | None:
+        path = self._absolute("output")
+        return None if path is None else Path(path)
+
+    def _absolute(self, name: str) -> str | None:
+        """A path of the job file, which is relative to the file's folder, as an absolute one."""
+        text = self._fields.text(name)
+        if text is None:
+            return None
+        if "\0" in text or "://" in text or text == "-":
+            self._fields.add(name, "must be the path of a file on this machine")
+            return None
+        return os.path.normpath(self._path.parent / text)
+
+    def _deadline(self) -> Deadline | None:
+        node = self._fields.node("deadline")
+        if node is None:
+            return None
+        if node.text is None:
+            self._fields.add(
+                "deadline", f"must be a duration or a time of day with its zone, not {kind(node)}"
+            )
+            return None
+        deadline = self._fields.parsed("deadline", node.text, parse_deadline)
+        if deadline is not None and deadline.seconds is not None:
+            self._fields.duration("deadline", 1.0, low="10ms", high=_LONGEST_DEADLINE)
+        return deadline
+
+
+def _strings(node: Node, path: str) -> Iterator[tuple[str, Node]]:
+    """Every value below a node by its path."""
+    yield path, node
+    if isinstance(node.value, dict):
+        for key, part in node.value.items():
+            yield from _strings(part, field_path(path, key))
+    elif isinstance(node.value, list):
+        for at, part in enumerate(node.value):
+            yield from _strings(part, field_path(path, at))
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

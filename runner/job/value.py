@@ -14,6 +14,8 @@ from runner import record
 from runner.job.deadline import Deadline, parse_deadline
 
 Acceptance: TypeAlias = Literal["fail", "accept"]
+PASSED_ON = frozenset({"function_call", "incomplete", "max_messages", "steered"})
+"""Finish reasons beside a job's own that a requests file's answers may have: they are passed on as they came."""
 Mode: TypeAlias = Literal["online", "batch", "auto"]
 
 
@@ -23,8 +25,8 @@ class FrozenObject(dict[str, Any]):
     def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
         raise TypeError("a job never changes; make a copy")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     def __copy__(self) -> FrozenObject:
         return self
@@ -109,13 +111,14 @@ class Job:
 
     @property
     def accepts(self) -> frozenset[str]:
-        """The finish reasons that count as success beside stop and tool_calls."""
+        """The finish reasons that count as success."""
         choices = {
             "length": self.on_length,
             "content_filter": self.on_content_filter,
             "refusal": self.on_refusal,
         }
-        return frozenset(reason for reason, choice in choices.items() if choice == "accept")
+        accepted = {reason for reason, choice in choices.items() if choice == "accept"}
+        return frozenset(accepted | {"stop", "tool_calls"} | (PASSED_ON if self.endpoint is None else set()))
 
     def meaning(self) -> dict[str, Any]:
         """The fields that make an answer what it is, as JSON values: a change of one starts a new run.
@@ -191,6 +194,7 @@ def requests_job(input: str) -> Job:  # noqa: A002 - the job's own word
         input=input if input == "-" else os.path.abspath(input),  # noqa: PTH100 - links stay as they are
         output=None,
         request=FrozenObject(),
+        key="custom_id",
         on_length="accept",
         on_content_filter="accept",
         on_refusal="accept",

@@ -155,6 +155,15 @@ def set_stamp(connection: Connection, run_id: int, fingerprint: Fingerprint) -> 
     )
 
 
+def look_again(connection: Connection, run_id: int) -> None:
+    """Let a run look for its rows' tasks from the first row on, if a later run of its series may have taken
+    some of them over."""
+    this = get(connection, run_id)
+    later = select(run.c.id).where(run.c.series_id == this.series_id, run.c.id > run_id).limit(1)
+    if connection.execute(later).first() is not None:
+        connection.execute(update(run).where(run.c.id == run_id).values(expanded_to=0))
+
+
 def set_job(connection: Connection, run_id: int, job: Mapping[str, Any], *, skip_invalid: bool) -> None:
     """The job as this start has it: fields of handling may differ from start to start."""
     connection.execute(

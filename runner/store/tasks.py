@@ -74,32 +74,42 @@ class Settlement(NamedTuple):
     answer: NewAnswer | None = None
 
 
-def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -> int | None:
-    """Make the tasks that the run's next rows need; the last row looked at, or None if none is left.
+class Expanded(NamedTuple):
+    """Rows that were looked at, and how many of them made or took over a task that is to be asked."""
+
+    rows: int
+    asked: int
+
+
+def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -> Expanded | None:
+    """Make the tasks that the run's next rows need; None if no row is left.
 
     A question that the series has been answered, or has under way, is left as it is; one that failed or
-    waited for an earlier run is asked again for this one.
+    waited for an earlier run is asked for this one. What was held stays held.
     """
     at = int(connection.exec_driver_sql("SELECT expanded_to FROM run WHERE id = ?", (run_id,)).scalar_one())
     first, last = max(at, row_id(run_id, 0)), row_id(run_id, (1 << LINE_BITS) - 1)
-    upto = connection.exec_driver_sql(
-        "SELECT max(id) FROM (SELECT id FROM row WHERE id > ? AND id <= ? ORDER BY id LIMIT ?)",
+    upto, rows = connection.exec_driver_sql(
+        "SELECT max(id), count(hash) FROM"
+        " (SELECT id, CASE WHEN fault IS NULL THEN hash END AS hash FROM row WHERE id > ? AND id <= ?"
+        "  ORDER BY id LIMIT ?)",
         (first, last, limit),
-    ).scalar()
+    ).one()
     if upto is None:
         return None
-    connection.exec_driver_sql(
+    asked = connection.exec_driver_sql(
         "INSERT INTO task (series_id, hash, occurrence, run_id, row_id, state, due_at)"
         " SELECT ?, hash, occurrence, ?, id, 'ready', ? FROM row"
         " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL ORDER BY id"
         " ON CONFLICT (series_id, hash, occurrence) DO UPDATE SET run_id = excluded.run_id,"
-        " row_id = excluded.row_id, state = 'ready', due_at = excluded.due_at, attempts = 0, error = NULL,"
-        " fault = NULL"
+        " row_id = excluded.row_id, due_at = excluded.due_at, attempts = 0, fault = NULL,"
+        " error = CASE task.state WHEN 'held' THEN task.error END,"
+        " state = CASE task.state WHEN 'held' THEN 'held' ELSE 'ready' END"
         " WHERE task.run_id <> excluded.run_id AND task.state IN ('ready', 'held', 'failed')",
         (series_id, run_id, now(), first, upto),
-    )
+    ).rowcount
     connection.exec_driver_sql("UPDATE run SET expanded_to = ? WHERE id = ?", (upto, run_id))
-    return int(upto)
+    return Expanded(rows, asked)
 
 
 def ready(connection: Connection, *, run_id: int, limit: int, max_bytes: int) -> list[Ready]:

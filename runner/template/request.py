@@ -142,7 +142,10 @@ class _Compiler:
                 tree.set_environment(self._sandbox)
             compiled = self._sandbox.from_string(tree)
         except TemplateSyntaxError as error:
-            self.faults.append(TemplateFault(field, f"not a template: {error.message}", error.lineno or 1))
+            why = (error.message or "").rstrip(".")
+            self.faults.append(
+                TemplateFault(field, f"not a template: {why[:1].lower()}{why[1:]}", error.lineno or 1)
+            )
             return None
         if expression is None:
             return _Text(self._sandbox, compiled.root_render_func, field, names)

@@ -145,6 +145,8 @@ class Cli:
     def _environment(self, changes: Mapping[str, str | None]) -> dict[str, str]:
         found: dict[str, str | None] = {name: os.environ.get(name) for name in PASSED_ON}
         found |= {"XDG_DATA_HOME": str(self.folder / "data"), "OPENAI_API_KEY": KEY, "COLUMNS": "200"}
+        # A test that names no server must not reach a real one.
+        found |= {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
         return {name: value for name, value in (found | dict(changes)).items() if value is not None}
 
 

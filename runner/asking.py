@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,8 @@ from runner.question import Questions
 from runner.settle import Policy, Settler
 from runner.stop import Stop
 from runner.store import runs, tasks, totals
-from runner.store.database import DiskFull, Store
+from runner.store.database import Store
+from runner.store.faults import DiskFull
 from runner.store.runs import Beat, Run
 from runner.store.series import Tenure
 from runner.store.tasks import Claim, Settlement
@@ -40,6 +42,7 @@ CONCURRENCY = 64
 """Calls in flight where neither the job nor the command line says how many."""
 
 BEAT_SECONDS = 1.0
+RATE_BEATS = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class _Dispatch:
             more=self._expand,
             has_failed=lambda task_id: self._settler.has_failed(task_id),
         )
-        self._started = time.monotonic()
+        self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
         self._held_because = ""
 
     async def run(self) -> dict[str, Any]:
@@ -122,10 +125,13 @@ class _Dispatch:
     async def _drive(self) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(self._beat)
-            with self._stop.listening(self._on_stop):
-                await self._online.run(grace=self._asking.grace)
-            group.cancel_scope.cancel()
-        self._emit(self._progress())
+            try:
+                with self._stop.listening(self._on_stop):
+                    await self._online.run(grace=self._asking.grace)
+            finally:
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self._sign_of_life()
 
     def _make_settler(self) -> Settler:
         asking = self._asking
@@ -168,16 +174,19 @@ class _Dispatch:
     async def _beat(self) -> None:
         while True:
             await anyio.sleep(BEAT_SECONDS)
-            progress = self._progress()
-            self._emit(progress)
-            if await self._writer.submit(runs.beat, Beat(self._asking.run.id, progress)):
+            if await self._sign_of_life():
                 self._online.stop(Interrupted("Stopped by `runner cancel`. What is answered is kept."))
+
+    async def _sign_of_life(self) -> bool:
+        """Tell how far the run is, here and in the store; whether somebody asked it to stop."""
+        progress = self._progress()
+        self._emit(progress)
+        return await self._writer.submit(runs.beat, Beat(self._asking.run.id, progress))
 
     def _progress(self) -> dict[str, Any]:
         tally = self._settler.tally
-        seconds = max(0.001, time.monotonic() - self._started)
         done = tally.answered + tally.failed
-        rate = done / seconds
+        rate = self._rate(done)
         left = max(0, self._left - done)
         return {
             "event": "progress",
@@ -200,6 +209,13 @@ class _Dispatch:
             "held_for": round(self._gate.seconds_left(), 1),
             "held_because": self._held_because if not self._gate.is_open else "",
         }
+
+    def _rate(self, done: int) -> float:
+        """Rows a second over the last half minute."""
+        now = time.monotonic()
+        self._done_at.append((now, done))
+        since, before = self._done_at[0]
+        return (done - before) / max(0.001, now - since)
 
     def _gate_held(self, reason: str, seconds: float) -> None:
         if reason != self._held_because or seconds >= 5:

@@ -6,8 +6,8 @@ The input is read into a store of its own, in a folder that is deleted afterward
 from __future__ import annotations
 
 import tempfile
-from itertools import islice
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 

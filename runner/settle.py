@@ -20,6 +20,7 @@ from runner.job import Retry
 from runner.model import Answer, Call, Finding, Kind, Outcome, Reply, Signal, TaskState, Usage
 from runner.outage import Outage
 from runner.pricing import Prices
+from runner.store.clock import moment, now
 from runner.store.tasks import NewAnswer, Settlement, checksum
 from runner.structured import Checker
 
@@ -64,7 +65,7 @@ class Settler:
         *,
         random: Callable[[], float],
         remaining: Callable[[], int],
-        utc: Callable[[], datetime] = lambda: datetime.now(UTC),
+        utc: Callable[[], datetime] = lambda: moment(now()),
     ) -> None:
         self._policy = policy
         self._prices = prices

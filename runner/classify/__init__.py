@@ -147,7 +147,7 @@ def _flawed(reply: Reply, flaw: ValueError, now: datetime) -> Finding:
     words = {error.code, error.type}
     message = shown(f"{flaw}: {error.message}" if error.message else str(flaw))
     if words & _MONEY:
-        return Finding(Kind.NO_MONEY, _word(words & _MONEY), message, 200)
+        return Finding(Kind.NO_MONEY, _money_code(error), message, 200)
     if words & _SPEED:
         return Finding(
             Kind.RATE_LIMITED, _speed_code(error), message, 200, retry_wait(reply.headers, error.message, now)
@@ -163,7 +163,7 @@ def _client_error(reply: Reply, error: ErrorBody, now: datetime) -> Finding:
     words = {error.code, error.type}
     code, message = _code(error, status), _message(reply)
     if status == 402 or words & _MONEY:
-        return Finding(Kind.NO_MONEY, _word(words & _MONEY) or code, message, status)
+        return Finding(Kind.NO_MONEY, _money_code(error) or code, message, status)
     if status == 429:
         return _too_many(reply, error, now)
     if status == 407:
@@ -249,8 +249,9 @@ def _message(reply: Reply) -> str:
     return described(reply.body) or f"the server answered HTTP {reply.status} without a reason"
 
 
-def _word(words: set[str]) -> str:
-    return min(words, default="")
+def _money_code(error: ErrorBody) -> str:
+    """Which limit was met. The type is often insufficient_quota whichever it was; the code tells them apart."""
+    return next((word for word in (error.code, error.type) if word in _MONEY), "")
 
 
 def _is_about_model(error: ErrorBody) -> bool:

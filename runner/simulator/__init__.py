@@ -5,7 +5,7 @@
     server.py     HTTP: which path leads where.   wire.py   the faults that live below it
     calls.py      the way of one model call: arrival, limits, fault, answer, ledger
     chat.py, responses.py, embeddings.py      what each endpoint accepts, and the shape of its answers
-    wording.py, schema_instances.py, patterns.py, vectors.py      what the answers say
+    wording.py, digest.py, schema_instances.py, patterns.py, vectors.py      what the answers say
     buckets.py, faults.py, ledger.py, models.py, files.py, batches.py      what their names say
 
 It imports nothing of the rest of the product. Importing this package loads neither aiohttp nor orjson.

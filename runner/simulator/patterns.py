@@ -32,17 +32,31 @@ def matching(pattern: str, pick: Pick, *, shortest: int = 0, longest: int | None
     is checked against the pattern.
     """
     try:
-        check = re.compile(re.sub(r"\(\?<(?![=!])", "(?P<", pattern))
+        _compiled(pattern)
         tree = _Reader(pattern).read()
     except (re.error, _NotUnderstood):
         return None
     for stretch in (*range(4), *(n for n in (8, 16, 32, 64, 128) if n <= shortest), shortest):
         for variant in range(8):
             text = _Writer(pick, stretch=stretch, variant=variant).write(tree)
-            fits = len(text) >= shortest and (longest is None or len(text) <= longest)
-            if fits and check.search(text):
+            if fits(pattern, text, shortest=shortest, longest=longest):
                 return text
     return None
+
+
+def fits(pattern: str, text: str, *, shortest: int = 0, longest: int | None = None) -> bool:
+    """Whether a text matches the pattern and is of a fitting length; False where the pattern is not understood."""
+    if len(text) < shortest or (longest is not None and len(text) > longest):
+        return False
+    try:
+        return _compiled(pattern).search(text) is not None
+    except re.error:
+        return False
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern in Python's dialect, which spells named groups in its own way."""
+    return re.compile(re.sub(r"\(\?<(?![=!])", "(?P<", pattern))
 
 
 class _NotUnderstood(ValueError):

@@ -10,12 +10,19 @@ from typing import Any
 
 from runner.simulator import patterns
 from runner.simulator.chance import Chance
+from runner.simulator.digest import MARK, shorten, telling
 from runner.simulator.formats import FORMATS
 from runner.simulator.schemas import Schema, branch_order, is_of_type, merged, resolve
 
+_LINE = 80
+"""The most characters of a text that a string repeats: patterns that allow free text mostly allow so much."""
 _DEEP = 4
 _TOO_DEEP = 60
 _MANY_STEPS = 500
+_NULLS = 4
+"""What may be null is null once in so many times."""
+_TELLING = 3
+"""Shorter words, such as language codes, stand in any text by chance."""
 _WORD = re.compile(r"[^\W_]+")
 _SCALARS = ("string", "number", "integer", "boolean", "null", "object", "array")
 
@@ -32,7 +39,7 @@ class Instances:
         self._root = schema
         self._chance = chance
         self._variant = variant
-        self._words = text[:20_000].split()
+        self._sentences = telling(text)
         self._vocabulary = {word.lower() for word in _WORD.findall(text[:20_000])}
 
     def make(self) -> Any:
@@ -50,7 +57,7 @@ class Instances:
             return plain["const"]
         if isinstance(plain.get("enum"), list):
             return self._of_enum(plain, path)
-        kind = self._type(plain)
+        kind = self._type(plain, path)
         if kind == "object":
             return self._object(plain, path, depth)
         if kind == "array":
@@ -76,9 +83,11 @@ class Instances:
                 break
         return plain
 
-    def _type(self, schema: Schema) -> str:
+    def _type(self, schema: Schema, path: str) -> str:
         kind = schema.get("type")
         if isinstance(kind, list):
+            if "null" in kind and self._pick(_NULLS, f"{path} null") == 0:
+                return "null"
             kind = next((word for word in kind if word != "null"), "null")
         if kind in _SCALARS:
             return str(kind)
@@ -105,6 +114,8 @@ class Instances:
             return 0
         score = 0
         for part in _WORD.findall(word.lower()):
+            if len(part) < _TELLING:
+                continue
             if part in self._vocabulary:
                 score += 3
             elif len(part) >= 4:
@@ -199,6 +210,9 @@ class Instances:
     def _string(self, schema: Schema, path: str) -> str:
         shortest, longest = int(schema.get("minLength", 0)), schema.get("maxLength")
         if isinstance(pattern := schema.get("pattern"), str):
+            text = self._digest(path, words=12)
+            if patterns.fits(pattern, text, shortest=shortest, longest=longest):
+                return text
             found = patterns.matching(
                 pattern,
                 lambda count, name: self._pick(count, f"{path} {name}"),
@@ -209,11 +223,17 @@ class Instances:
                 return found
         if (form := FORMATS.get(str(schema.get("format")))) is not None:
             return form(self._chance.number(f"{self._variant} {path}"))
-        start = self._pick(max(1, len(self._words) - 5), path)
-        text = " ".join(["[simulated]", *self._words[start : start + 6]])
+        text = self._digest(path, words=4 + self._pick(5, f"{path} words"))
         if len(text) < shortest:
             text = (text + " " + "simulated " * (shortest // 10 + 1))[:shortest].rstrip().ljust(shortest, ".")
         return text if longest is None else text[: int(longest)]
+
+    def _digest(self, path: str, *, words: int) -> str:
+        """A sentence of the text, marked and shortened."""
+        if not self._sentences:
+            return MARK
+        sentence = self._sentences[self._pick(len(self._sentences), path)]
+        return f"{MARK} {shorten(sentence, words=words, signs=_LINE)}"
 
 
 def _bound(schema: Schema, closed: str, opened: str, *, pick: Any) -> tuple[Fraction | None, bool]:

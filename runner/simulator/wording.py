@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from runner.simulator.chance import Chance
+from runner.simulator.digest import MARK, sentences, shorten
 from runner.simulator.question import count_tokens
 from runner.simulator.schema_instances import Instances
-
-MARK = "[simulated]"
-_READ = 20_000
-_SENTENCE = re.compile(r"[.!?…。](?=\s|$)\s*|\n+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +23,12 @@ class Wording:
 
 def write(text: str, chance: Chance, *, variant: int, limit: int | None) -> Wording:
     """A digest of a text: its beginning, and where it is long one more sentence of it."""
-    sentences = [part.strip() for part in _SENTENCE.split(text[:_READ]) if part and part.strip()]
-    if not sentences:
+    found = sentences(text)
+    if not found:
         return cut(f"{MARK} The prompt holds no text.", limit)
-    chosen = [_shorten(sentences[0])]
-    if len(sentences) > 1:
-        chosen.append(_shorten(sentences[1 + chance.pick(len(sentences) - 1, f"sentence {variant}")]))
+    chosen = [shorten(found[0])]
+    if len(found) > 1:
+        chosen.append(shorten(found[1 + chance.pick(len(found) - 1, f"sentence {variant}")]))
     return cut(f"{MARK} {'. '.join(chosen)}.", limit)
 
 
@@ -55,9 +51,3 @@ def cut(text: str, limit: int | None) -> Wording:
     if limit is None or tokens <= limit:
         return Wording(text, tokens, cut=False)
     return Wording(data[: limit * 4].decode("utf-8", "ignore"), limit, cut=True)
-
-
-def _shorten(sentence: str) -> str:
-    words = sentence.split()
-    short = " ".join(words[:24])[:200]
-    return short if len(words) <= 24 else f"{short} ..."

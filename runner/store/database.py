@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,12 +20,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import StaticPool
 
 from runner.errors import RunnerError, StoreUnusable, UsageError
-from runner.store import upgrade
+from runner.store import faults, upgrade
+from runner.store.ballast import Ballast
 from runner.store.locks import LockFile, lock_folder
 from runner.store.schema import APPLICATION_ID
 
 CHECKPOINT_BYTES = 16 * 2**20
-BALLAST_BYTES = 64 * 2**20
 WRITE_PRAGMAS = (
     "busy_timeout=30000",
     "synchronous=FULL",
@@ -38,6 +37,7 @@ WRITE_PRAGMAS = (
     "foreign_keys=ON",
     "trusted_schema=OFF",
     "cell_size_check=ON",
+    "secure_delete=ON",
     "temp_store=FILE",
     "cache_size=-8192",
 )
@@ -69,7 +69,7 @@ class Store:
         self.path = path
         self._guard = threading.RLock()
         self._lock = LockFile(lock_folder(path) / "store.lock")
-        self._ballast: Path | None = None
+        self._ballast: Ballast | None = None
         self._broken: str | None = None
         self._looking = False
         self._writer = _engine(path, WRITE_PRAGMAS, read_only=False)
@@ -131,35 +131,15 @@ class Store:
         with self._errors(), self._reader.connect() as connection:
             yield connection
 
-    def release_ballast(self) -> bool:
-        """Free the space kept aside for a full disk; False if it was used already."""
-        if self._ballast is None:
-            return False
-        try:
-            self._ballast.unlink()
-        except OSError:
-            return False
-        return True
-
     def keep_ballast(self, owner: str) -> None:
         """Set space aside, so that answers in flight can still be stored when the disk is full. `owner` is
         the digest of the series that it is for."""
-        self._ballast = lock_folder(self.path) / f"ballast-{owner[:32]}"
-        free = _free_bytes(self.path.parent)
-        wanted = max(256 * 1024, min(BALLAST_BYTES, free // 8))
-        try:
-            descriptor = os.open(self._ballast, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if os.fstat(descriptor).st_size < wanted:
-                    _allocate(descriptor, wanted)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            self._ballast.unlink(missing_ok=True)
-            raise StoreUnusable(
-                f"The disk of the store {self.path} has no room left ({error.strerror}; {free:,} bytes free). "
-                "Nothing was sent. Free some space, or name another store with --store."
-            ) from error
+        self._ballast = Ballast(self.path, owner)
+        self._ballast.keep()
+
+    def release_ballast(self) -> bool:
+        """Free the space kept aside; False if there is none."""
+        return self._ballast is not None and self._ballast.release()
 
     def integrity(self) -> list[str]:
         """What SQLite's full check finds wrong; an empty list if nothing."""
@@ -278,44 +258,10 @@ class Store:
         try:
             yield
         except (DBAPIError, sqlite3.Error) as error:
-            raise self._explain(error) from error
-
-    def _explain(self, error: DBAPIError | sqlite3.Error) -> StoreUnusable:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        name = getattr(cause, "sqlite_errorname", "") or ""
-        if name.startswith("SQLITE_FULL"):
-            return DiskFull(
-                f"The disk of the store {self.path} is full. What was answered is kept. Free some space and run "
-                "the same command again."
-            )
-        if name.startswith("SQLITE_IOERR"):
-            # After a failed fsync nobody knows what is on disk: this process writes nothing more.
-            self._broken = (
-                f"The disk of the store {self.path} fails ({name}). What was acknowledged is kept. Check the "
-                "disk, then run the same command again."
-            )
-            return StoreUnusable(self._broken)
-        if name in {"SQLITE_CORRUPT", "SQLITE_NOTADB"} or name.startswith("SQLITE_CORRUPT"):
-            self._broken = (
-                f"The store {self.path} is damaged or not a store ({name}). Nothing more is written to it. "
-                "Restore a copy, rescue it with `sqlite3 STORE .recover`, or name another with --store."
-            )
-            return StoreUnusable(self._broken)
-        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            return StoreUnusable(
-                f"The store {self.path} cannot be written ({name}). Make it and its folder writable, or name "
-                "another with --store."
-            )
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            return StoreUnusable(
-                f"The store {self.path} has been locked by another program for 30 seconds. Close it (a "
-                "`sqlite3` shell, a backup), then run the same command again."
-            )
-        return StoreUnusable(f"The store {self.path} failed: {cause}. `runner doctor` checks it.")
-
-
-class DiskFull(StoreUnusable):
-    """The disk of the store is full."""
+            ours = faults.explain(error, self.path)
+            if isinstance(ours, faults.Broken):
+                self._broken = str(ours)
+            raise ours from error
 
 
 def _engine(path: Path, pragmas: tuple[str, ...], *, read_only: bool) -> Engine:
@@ -364,19 +310,3 @@ def _prepare_file(path: Path) -> None:
 def _wal_of(path: Path) -> Path:
     real = path.resolve()
     return real.with_name(real.name + "-wal")
-
-
-def _free_bytes(folder: Path) -> int:
-    if sys.platform == "win32":
-        import shutil
-
-        return shutil.disk_usage(folder).free
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.write(descriptor, bytes(size))

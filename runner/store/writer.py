@@ -17,7 +17,8 @@ from sqlalchemy import Connection
 
 from runner.errors import RunnerError, StoreUnusable
 from runner.store import series
-from runner.store.database import DiskFull, Store
+from runner.store.database import Store
+from runner.store.faults import DiskFull
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -47,7 +47,7 @@ def figures(folder: Path, *, rows: int = ROWS) -> Iterator[Figure]:
 
 def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
     """Draw the newest run's output; seconds of CPU and of wall time."""
-    from filling import account
+    from filling import NOWHERE, account
     from runner.cli.account import identity_of
     from runner.cli.options import job_of
     from runner.export import Outputs, export
@@ -57,7 +57,7 @@ def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
     job = job_of(source, None)
     with Store.open(f"sqlite:///{store_path}") as store:
         with store.write() as connection:
-            tenure = series.take(connection, identity_of(job, account()))
+            tenure = series.take(connection, identity_of(job, account(NOWHERE)))
         with store.read() as connection:
             this = runs.find(connection, "last")
         cpu, wall = time.process_time(), time.perf_counter()

@@ -1,9 +1,9 @@
 """A store filled through its own verbs, without network: rows read in, and answered as fast as the disk takes it.
 
-    python tests/bench/filling.py JOB_OR_REQUESTS STORE ROWS_TO_ANSWER
+    python tests/bench/filling.py JOB_OR_REQUESTS STORE ROWS_TO_ANSWER [BASE_URL]
 
 Prints the CPU seconds and rates of the reading and of the answering. The series is that of
-`runner run JOB_OR_REQUESTS --base-url NOWHERE`.
+`runner run JOB_OR_REQUESTS --base-url BASE_URL`.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ TEXT = (
 )
 
 
-def account() -> Account:
-    found, _ = account_from({}, provider="openai", base_url=NOWHERE, insecure_http=False)
+def account(base_url: str) -> Account:
+    """The account that the command would ask at this address."""
+    found, _ = account_from({}, provider="openai", base_url=base_url, insecure_http=False)
     return found
 
 
-def take_up(store: Store, job: Job) -> tuple[Tenure, Run]:
+def take_up(store: Store, job: Job, base_url: str) -> tuple[Tenure, Run]:
     """Read the job's input into the store."""
     with store.write() as connection:
-        tenure = series.take(connection, identity_of(job, account()))
+        tenure = series.take(connection, identity_of(job, account(base_url)))
     assert job.input is not None
     source = takeup.Source(Path(job.input), None, limit=None, max_line=MAX_LINE)
     this = takeup.take_up(store, tenure, job, source, stopping=lambda: False, told=lambda _count: None)
@@ -136,9 +137,10 @@ def _settlement(call: int, task: int) -> Settlement:
 def main(arguments: list[str]) -> None:
     job = job_of(arguments[0], None)
     upto = int(arguments[2])
+    base_url = arguments[3] if len(arguments) > 3 else NOWHERE
     with Store.open(f"sqlite:///{arguments[1]}") as store:
         start = time.process_time(), time.perf_counter()
-        tenure, this = take_up(store, job)
+        tenure, this = take_up(store, job, base_url)
         read = time.process_time(), time.perf_counter()
         answered = answer(store, tenure, this, upto) if upto else 0
         done = time.process_time(), time.perf_counter()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from filling import NOWHERE
 from inputs import write
 from measuring import Cost, Figure, fault_server, runner, work
 
@@ -15,23 +13,27 @@ FEW = 10_000
 
 
 def figures(folder: Path, *, rows: int = MANY) -> Iterator[Figure]:
-    """The same resume with few rows and with many."""
-    few = _resume(folder, FEW)
-    many = _resume(folder, rows)
-    what = f"resume with {rows:,} of {rows + 1:,} rows done"
+    """The same resume with few rows done and with many."""
+    (few, _), (many, again) = _resume(folder / "few", FEW), _resume(folder / "many", rows)
+    what = f"resume, {rows:,} of {rows + 1:,} rows done"
     yield Figure(
         "memory",
-        f"{what}, one call, all drawn",
+        f"{what}: one call, all drawn",
         f"{many.wall:.1f} s, {many.cpu:.1f} s of CPU",
         "",
         f"{few.wall:.1f} s, {few.cpu:.1f} s of CPU for {FEW:,}",
     )
-    yield Figure(
-        "memory", f"{what}, peak memory", f"{many.rss:.0f} MB", "150 MB", f"{few.rss:.0f} MB for {FEW:,}"
-    )
-    again = runner(_command(folder), folder)
+    yield Figure("memory", f"{what}: peak memory", f"{many.rss:.0f} MB", "150 MB", f"{few.rss:.0f} MB")
     yield Figure("memory", "the same run again", f"{again.wall:.2f} s, {again.rss:.0f} MB")
 
 
-def _command(folder: Path) -> list[str]:
-    return ["resume", "last", "-o", str(folder / "out.jsonl"), "--store", f"sqlite:///{folder / 'store.db'}"]
+def _resume(folder: Path, rows: int) -> tuple[Cost, Cost]:
+    """The run that asks the last row, and the same command again."""
+    folder.mkdir()
+    requests, store = folder / "requests.jsonl", folder / "store.db"
+    write("requests", rows + 1, requests)
+    with fault_server(folder) as url:
+        work("filling", [requests, store, rows, url], folder)
+        command = ["run", str(requests), "-o", str(folder / "out.jsonl"), "--base-url", url]
+        command += ["--store", f"sqlite:///{store}"]
+        return runner(command, folder), runner(command, folder)

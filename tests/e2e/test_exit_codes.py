@@ -86,8 +86,8 @@ def test_2_what_the_command_line_cannot_mean(cli, server, job_file, requests_fil
         ("run", "requests.jsonl", "-i", "other.jsonl"): "--input",
         ("run", "requests.jsonl", "--limit", "0"): "--limit",
         ("run", "requests.jsonl", "--budget", "much"): "--budget",
-        ("status", "nosuchrun"): "nosuchrun",
-        ("resume", "last"): "run",
+        ("status", "last"): "no store",
+        ("resume", "last"): "no store",
         ("new", "no_such_recipe"): "classify_tickets",
     }
     running = [(cli.start(*command), command, word) for command, word in tried.items()]
@@ -243,23 +243,22 @@ def test_65_bad_lines_are_all_listed_and_none_is_asked(cli, server, tmp_path) ->
     assert summary["rows"] == {"in": 30, "ok": 5, "failed": 0, "invalid": 25, "skipped": 0}
 
 
-def test_65_no_row_and_two_rows_with_one_key(cli, server, job_file, tmp_path) -> None:
+def test_65_no_row_no_field_and_two_rows_with_one_key(cli, server, job_file, tmp_path) -> None:
     (tmp_path / "empty.jsonl").write_bytes(b"\n\n")
-    twice = [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, {"id": "a", "text": "three"}]
-    job_file(twice)
-    none = cli.start("run", "empty.jsonl")
-    doubled = cli.start("run", "job.yaml")
-    missing = cli.start(
-        "run", job_file([{"id": "x", "text": "fine"}], name="missing.yaml"), "-i", "no_text.jsonl"
-    ) if (tmp_path / "no_text.jsonl").write_bytes(b'{"id": "x"}\n{"id": "y", "text": null}\n') else None
-    assert none.wait().code == 65
-    assert "no row" in none.wait().err
-    assert doubled.wait().code == 65
-    assert "line 3" in doubled.wait().err
-    assert "line 1" in doubled.wait().err
-    assert missing is not None
-    assert missing.wait().code == 65
-    assert "text" in missing.wait().err
+    (tmp_path / "no_text.jsonl").write_bytes(b'{"id": "x"}\n{"id": "y", "text": null}\n')
+    job_file([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, {"id": "a", "text": "three"}])
+    running = {
+        name: cli.start("run", "job.yaml", "-o", f"{name}.out.jsonl", *source)
+        for name, source in {"doubled": (), "lost": ("-i", "no_text.jsonl"), "none": ("-i", "empty.jsonl")}.items()
+    }
+    said = {name: one.wait() for name, one in running.items()}
+    assert {name: ended.code for name, ended in said.items()} == {"doubled": 65, "lost": 65, "none": 65}
+    assert "no row" in said["none"].err
+    assert "line 3" in said["doubled"].err
+    assert "line 1" in said["doubled"].err
+    assert "line 1 (key x)" in said["lost"].err
+    assert "line 2 (key y)" in said["lost"].err
+    assert "text" in said["lost"].err
     assert server.ledger.calls() == 0
 
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from runner import record
@@ -81,8 +81,7 @@ def test_one_expression_keeps_its_json_type(value: object) -> None:
 
 @given(st.dictionaries(st.text(), json_values, max_size=4))
 def test_a_request_without_templates_is_passed_on(request: dict[str, Any]) -> None:
-    if any(mark in record.dumps(request).decode() for mark in ("{{", "{%", "{#", '{"{')):
-        return
+    assume(not any(mark in record.dumps(request).decode() for mark in ("{{", "{%", "{#")))
     assert compile_request(request).render({}) == request
 
 

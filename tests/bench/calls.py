@@ -1,0 +1,119 @@
+"""What one call costs, all in: the store, the limits and the output; beside a bare client and the official SDK.
+
+    python tests/bench/calls.py bare|sdk URL REQUESTS COUNT
+
+asks the first COUNT requests of a file in a process of its own and prints the CPU seconds of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import orjson
+from inputs import write
+from measuring import Cost, Figure, fault_server, median, rate, runner, work
+
+CALLS = 5_000
+SDK_CALLS = 500
+CONCURRENCY = 64
+TIMES = 3
+
+
+def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
+    """A run of small chat calls, less what the same command costs when it finds nothing to do."""
+    requests = folder / "short.jsonl"
+    write("short", calls, requests)
+    with fault_server(folder) as url:
+        bare = median(lambda: work("calls", ["bare", url, requests, calls], folder), TIMES).said
+        sdk = work("calls", ["sdk", url, requests, SDK_CALLS], folder).said
+        whole, idle = _run(folder, requests, url)
+    cost, plain = (whole.cpu - idle.cpu) / calls, bare["cpu"] / calls
+    yield Figure(
+        "calls",
+        f"{calls:,} small chat calls, {CONCURRENCY} at once",
+        f"{cost * 1e6:.0f} us of CPU a call, {rate(calls, whole.wall - idle.wall)}",
+        "",
+        f"{cost / plain:.1f} x bare aiohttp with uvloop ({plain * 1e6:.0f} us, {rate(calls, bare['wall'])})",
+    )
+    typed = sdk["cpu"] / SDK_CALLS
+    yield Figure(
+        "calls",
+        "the same by the official SDK's typed calls",
+        f"{typed * 1e6:.0f} us of CPU a call, {rate(SDK_CALLS, sdk['wall'])}",
+        "",
+        f"{typed / cost:.1f} x runner's",
+    )
+    yield Figure("calls", "peak memory of the run", f"{whole.rss:.0f} MB", "150 MB")
+
+
+def _run(folder: Path, requests: Path, url: str) -> tuple[Cost, Cost]:
+    """The run of median CPU time among several, each with a store of its own, and the same command again."""
+    runs = []
+    for number in range(TIMES):
+        kept = folder / f"calls{number}"
+        kept.mkdir()
+        command = ["run", str(requests), "-o", str(kept / "out.jsonl"), "--base-url", url, "--quiet"]
+        command += ["--store", f"sqlite:///{kept / 'store.db'}", "--concurrency", str(CONCURRENCY)]
+        runs.append((runner(command, folder), runner(command, folder)))
+    return sorted(runs, key=lambda pair: pair[0].cpu)[TIMES // 2]
+
+
+async def bare(url: str, bodies: list[bytes]) -> None:
+    """Post each body and read its answer; nothing is kept."""
+    import aiohttp
+
+    headers = {"content-type": "application/json", "authorization": "Bearer none"}
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), headers=headers
+    ) as session:
+
+        async def one(body: bytes) -> None:
+            async with session.post(f"{url}/chat/completions", data=body) as response:
+                assert response.status == 200
+                orjson.loads(await response.read())
+
+        await _side_by_side(one, bodies)
+
+
+async def sdk(url: str, bodies: list[bytes]) -> None:
+    """The official SDK's typed calls, as its documentation shows them."""
+    from openai import AsyncOpenAI
+
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
+
+        async def one(body: bytes) -> None:
+            made = await client.chat.completions.create(**orjson.loads(body))
+            assert made.choices
+
+        await _side_by_side(one, bodies)
+
+
+async def _side_by_side(one: Callable[[bytes], Awaitable[None]], bodies: list[bytes]) -> None:
+    left = iter(bodies)
+
+    async def worker() -> None:
+        for body in left:
+            await one(body)
+
+    await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+
+
+def main(arguments: list[str]) -> None:
+    import uvloop
+
+    name, url, path, count = arguments
+    with Path(path).open("rb") as lines:
+        bodies = [orjson.dumps(orjson.loads(line)["body"]) for line in itertools.islice(lines, int(count))]
+    cpu, wall = time.process_time(), time.perf_counter()
+    uvloop.run({"bare": bare, "sdk": sdk}[name](url, bodies))
+    print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,208 @@
+"""The scene of a test: a store with a series, a run and its rows, the calls that ask them, and what comes back."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from runner.dispatch.feed import Feed
+from runner.expand import expand
+from runner.files import LineReader
+from runner.ingest import Ingested, ingest
+from runner.job import Job, requests_job
+from runner.model import Call, Outcome, Reply, RunState, TaskState, Usage
+from runner.pricing import Prices
+from runner.question import Questions
+from runner.store import runs, series, tasks
+from runner.store.database import Store
+from runner.store.runs import Run
+from runner.store.series import Identity, Tenure
+from runner.store.tasks import Claim, NewAnswer, Settlement, checksum
+
+IDENTITY = Identity("requests", "", "/in/requests.jsonl", "openai", "https://api.example", "", "")
+
+PRICES = Prices.parse(
+    b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 1000}}}', "test prices"
+)
+"""One model, `m`: a dollar a million tokens in, two dollars out, at most 1,000 tokens out."""
+
+
+def request_line(key: str, text: str = "hello", *, model: str = "m", **body: Any) -> bytes:
+    """A line of the Batch API's format that asks a chat question."""
+    request = {"model": model, "messages": [{"role": "user", "content": text}], **body}
+    return json.dumps(
+        {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": request}
+    ).encode()
+
+
+def request_lines(count: int, **body: Any) -> list[bytes]:
+    return [request_line(f"r{n}", f"question {n}", **body) for n in range(count)]
+
+
+def chat_body(text: object = "yes", *, reason: str = "stop", tokens: tuple[int, int] = (10, 5), **more: Any) -> bytes:
+    """The body of a 200 from chat."""
+    given, made = tokens
+    usage = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
+    message = {"role": "assistant", "content": text, **more}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return json.dumps(
+        {"id": "c", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
+    ).encode()
+
+
+def ok(body: bytes | None = None, request_id: str = "req_1") -> Reply:
+    return Reply(200, {"x-request-id": request_id}, chat_body() if body is None else body)
+
+
+def refusal(status: int, code: str = "", message: str = "no", *, kind: str = "", **headers: str) -> Reply:
+    """An error of the API in its usual form; header names with underscores for hyphens."""
+    error = {"message": message, "type": kind, "code": code}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, named, json.dumps({"error": error}).encode())
+
+
+def answer_of(body: bytes, usage: Usage | None = None, cost: int | None = None, model: str | None = "m") -> NewAnswer:
+    return NewAnswer(200, "req_1", body, checksum(body), model, None, usage, cost)
+
+
+class Scene:
+    """A series that holds its tenure, with one run whose rows are in the store."""
+
+    def __init__(self, store: Store, lines: Sequence[bytes], *, job: Job | None = None, identity: Identity = IDENTITY):
+        self.store = store
+        self.job = job or requests_job("/in/requests.jsonl")
+        with store.write() as connection:
+            self.tenure: Tenure = series.take(connection, identity)
+        self.run: Run = self.new_run(lines)
+
+    def new_run(self, lines: Sequence[bytes], *, dedupe: bool = False) -> Run:
+        """A further run of the series, active, whose rows have no tasks yet."""
+        with self.store.write() as connection:
+            made = runs.create(
+                connection,
+                series_id=self.tenure.series_id,
+                meaning=self.job.meaning_digest(),
+                job=self.job.frozen(),
+                row_limit=None,
+            )
+        self.ingested = self.ingest(made, b"\n".join(lines) + b"\n", dedupe=dedupe)
+        with self.store.write() as connection:
+            runs.move(connection, made.id, RunState.ACTIVE)
+            self.run = runs.get(connection, made.id)
+        return self.run
+
+    def ingest(self, run: Run, text: bytes, *, dedupe: bool = False) -> Ingested:
+        with LineReader(None, stream=io.BytesIO(text)) as reader:
+            return ingest(
+                self.store,
+                self.tenure,
+                run,
+                reader,
+                Questions(self.job),
+                dedupe=dedupe,
+                stopping=lambda: False,
+                told=lambda count: None,
+            )
+
+    def expand(self, run: Run | None = None) -> None:
+        while expand(self.store, self.tenure, (run or self.run).id) is not None:
+            pass
+
+    def feed(self, prices: Prices = PRICES) -> Feed:
+        def more() -> bool:
+            return expand(self.store, self.tenure, self.run.id) is not None
+
+        return Feed(self.store, self.run.id, Questions(self.job), prices, more=more)
+
+    def calls(self, prices: Prices = PRICES) -> list[Call]:
+        """Every ready task of the run as a call, not claimed yet."""
+        feed, found = self.feed(prices), []
+        while isinstance(call := feed.next(), Call):
+            found.append(call)
+        return found
+
+    def claim(self, *task_ids: int, reserved: int | None = 100) -> list[int]:
+        """Claim tasks, one call each; the calls' numbers."""
+        claims = [Claim(self.run.id, self.tenure.epoch, (one,), reserved) for one in task_ids]
+        with self.store.write() as connection:
+            series.fence(connection, self.tenure)
+            return list(tasks.claim(connection, claims))
+
+    def settle(self, *settlements: Settlement) -> None:
+        with self.store.write() as connection:
+            series.fence(connection, self.tenure)
+            tasks.settle(connection, settlements)
+
+    def answer(
+        self,
+        body: bytes,
+        *,
+        usage: Usage | None = Usage(10, 0, 0, 5, 0, 15),
+        cost: int | None = 20,
+        reason: str = "stop",
+        fault: str | None = None,
+        model: str | None = "m",
+    ) -> int:
+        """Claim the next ready task and store an answer for it; the task's number."""
+        task_id = self.calls()[0].task_id
+        [call_id] = self.claim(task_id)
+        self.settle(
+            settlement(
+                call_id,
+                task_id,
+                TaskState.ANSWERED,
+                finish_reason=reason,
+                fault=fault,
+                answer=answer_of(body, usage, cost, model),
+            )
+        )
+        return task_id
+
+    def fail(self, error: dict[str, Any], *, to: TaskState = TaskState.FAILED) -> int:
+        """Claim the next ready task and end it without an answer; the task's number."""
+        task_id = self.calls()[0].task_id
+        [call_id] = self.claim(task_id)
+        self.settle(settlement(call_id, task_id, to, outcome=Outcome.REFUSED, error=json.dumps(error)))
+        return task_id
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self.store.read() as connection:
+            return [tuple(one) for one in connection.exec_driver_sql(sql, values)]
+
+    def states(self) -> list[str]:
+        """The states of the tasks, in the order of their numbers."""
+        return [state for (state,) in self.query("SELECT state FROM task ORDER BY id")]
+
+    def dump(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Everything in the store but the epochs, to see that nothing was written."""
+        names = ("run", "row", "task", "call", "attempt", "answer", "artifact")
+        return {name: self.query(f"SELECT * FROM {name} ORDER BY 1, 2") for name in names}
+
+
+def settlement(
+    call_id: int,
+    task_id: int,
+    to: TaskState,
+    *,
+    outcome: Outcome | None = None,
+    attempts: int = 1,
+    due_at: int = 0,
+    **more: Any,
+) -> Settlement:
+    """How a call ended, with what most tests do not care about filled in."""
+    outcome = outcome or (Outcome.OK if to is TaskState.ANSWERED else Outcome.REFUSED)
+    return Settlement(
+        call_id=call_id,
+        task_id=task_id,
+        outcome=outcome,
+        kind="answered" if to is TaskState.ANSWERED else "try_again",
+        status=200 if to is TaskState.ANSWERED else 409,
+        code="",
+        request_id="req_1",
+        to=to,
+        due_at=due_at,
+        attempts=attempts,
+        **more,
+    )

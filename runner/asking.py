@@ -82,13 +82,14 @@ class _Dispatch:
         self._budget = Budget(asking.budget, spent)
         self._window = Window(asking.concurrency or job.limits.concurrency or CONCURRENCY)
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
+        self._settler = self._make_settler()
         self._feed = Feed(
             asking.store,
             asking.run.id,
             Questions(job),
             prices,
             more=self._expand,
-            has_failed=lambda task_id: self._settler.has_failed(task_id),
+            has_failed=self._settler.has_failed,
         )
         self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
         self._held_because = ""
@@ -99,7 +100,6 @@ class _Dispatch:
 
         asking = self._asking
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
-        self._settler = self._make_settler()
         self._online = Online(
             self._feed,
             Wiring(claim=self._claim, send=self._send, settle=self._settler.settle, clock=time.monotonic),

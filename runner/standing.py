@@ -31,9 +31,13 @@ def one_run(store_url: str, run_name: str) -> dict[str, Any]:
         identity = series.identity_of(connection, run.series_id)
         attempts = totals.attempts(connection, run.id)
         held = totals.held(connection, run.id)
-        left = 0 if run.state is RunState.FINISHED else totals.unfinished(connection, run.id)
+        finished = run.state is RunState.FINISHED
+        left = 0 if finished else totals.unfinished(connection, run.id)
+        states = {} if finished else totals.by_state(connection, run.id)
         errors = totals.commonest_errors(connection, run.id)
     short = _short(run, identity, path_of(store_url))
+    if not finished:
+        short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0)}
     progress = run.progress or {}
     running = short["state"] == "running"
     return {
@@ -72,7 +76,7 @@ def _short(run: Run, identity: Identity, store_path: Path) -> dict[str, Any]:
         "state": state,
         "holder": None if holder is None else str(holder),
         "rows": run.rows_in,
-        "ok": counted.get("ok", progress.get("answered")),
+        "ok": counted.get("ok", progress.get("done")),
         "failed": counted.get("failed", progress.get("failed")),
         "cost_usd": summary.get("cost_usd", {}).get("total", progress.get("cost_usd")),
         "started_at": f"{moment(run.created_at):%Y-%m-%dT%H:%M:%SZ}",

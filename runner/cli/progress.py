@@ -186,7 +186,8 @@ def closing(run: str, summary: dict[str, Any], output: Path, *, did_nothing: boo
     lines = [f"{nothing}{', '.join(parts)}. {summary['tokens']['total']:,} tokens, {money(cost)}."]
     if summary["errors"]:
         common = ", ".join(f"{code} ({count:,})" for code, count in list(summary["errors"].items())[:5])
-        lines.append(f"Failures: {printable(common)}. `runner retry {run}` tries the failed rows again.")
+        again = f" `runner retry {run}` tries the failed rows again." if rows["failed"] else ""
+        lines.append(f"Failures: {printable(common)}.{again}")
     lines.append(f"Output: {output}")
     return lines
 

@@ -73,6 +73,14 @@ def unfinished(connection: Connection, run_id: int) -> int:
     return int(waiting) + int(unexpanded) + int(flying)
 
 
+def by_state(connection: Connection, run_id: int) -> dict[str, int]:
+    """How many of the tasks that a run asks stand where."""
+    found = connection.exec_driver_sql(
+        "SELECT state, count(*) FROM task WHERE run_id = ? GROUP BY state", (run_id,)
+    )
+    return {str(state): int(count) for state, count in found}
+
+
 def held(connection: Connection, run_id: int) -> int:
     """Tasks whose fate is unknown and which wait for the user to decide."""
     return int(

@@ -32,12 +32,14 @@ def main() -> None:
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     print(machine())
     found: list[Figure] = []
-    for part in parts:
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="runner-bench-") as folder:
-            found += importlib.import_module(part).figures(Path(folder))
-        print(f"{part}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    print_table(found)
+    try:
+        for part in parts:
+            started = time.perf_counter()
+            with tempfile.TemporaryDirectory(prefix="runner-bench-") as folder:
+                found += importlib.import_module(part).figures(Path(folder))
+            print(f"{part}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    finally:
+        print_table(found)
 
 
 def print_table(figures: Sequence[Figure]) -> None:

@@ -38,13 +38,12 @@ SHORT_TEXT = 60
 def write(kind: str, count: int, path: Path) -> None:
     """Make an input of `count` lines: requests and records are 1 kB a line, short ones small chat calls."""
     chance = random.Random(7)
+    size = SHORT_TEXT if kind == "short" else LONG_TEXT
+    texts = [_text(chance, size) for _ in range(512)]
+    make = _record if kind == "records" else _request
     with path.open("wb") as file:
         for number in range(count):
-            if kind == "records":
-                line = _record(chance, number)
-            else:
-                line = _request(chance, number, SHORT_TEXT if kind == "short" else LONG_TEXT)
-            file.write(orjson.dumps(line) + b"\n")
+            file.write(orjson.dumps(make(number, texts[number % len(texts)])) + b"\n")
 
 
 def record_job(folder: Path, data: Path) -> Path:
@@ -69,7 +68,7 @@ def _text(chance: random.Random, size: int) -> str:
     return text.encode()[:size].decode(errors="ignore")
 
 
-def _request(chance: random.Random, number: int, size: int) -> dict[str, object]:
+def _request(number: int, text: str) -> dict[str, object]:
     return {
         "custom_id": f"row-{number:08}",
         "method": "POST",
@@ -78,21 +77,21 @@ def _request(chance: random.Random, number: int, size: int) -> dict[str, object]
             "model": "gpt-6-luna",
             "messages": [
                 {"role": "system", "content": "Summarise in one sentence."},
-                {"role": "user", "content": f"{number} {_text(chance, size)}"},
+                {"role": "user", "content": f"{number} {text}"},
             ],
             "max_completion_tokens": 60,
         },
     }
 
 
-def _record(chance: random.Random, number: int) -> dict[str, object]:
+def _record(number: int, text: str) -> dict[str, object]:
     return {
         "id": f"row-{number:08}",
-        "subject": _text(chance, 60),
-        "amount": round(chance.random() * 1000, 2),
+        "subject": f"{text[:40]} ({number})",
+        "amount": number * 1.37,
         "opened": "2026-11-01T08:30:00Z",
-        "tags": chance.choices(WORDS, k=3),
-        "text": f"{number} {_text(chance, LONG_TEXT + 20)}",
+        "tags": text.split()[:3],
+        "text": f"{number} {text}",
     }
 
 

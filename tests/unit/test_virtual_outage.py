@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from scene import PRICES, Scene, chat_body, refusal, request_lines
-from virtual_time import VirtualLoop, run_virtually, virtual_now
+from virtual_time import VirtualLoop, run_virtually
 
 from runner import asking
 from runner.asking import Asking
@@ -38,12 +38,16 @@ class Api:
         self.replies: Counter[str] = Counter()
         self.executed: Counter[bytes] = Counter()
         self.in_flight = self.most_in_flight = 0
-        self.ended_at = 0.0
+        self.sent_at: list[float] = []
+        self.told: list[dict[str, Any]] = []
+        self.clock: Callable[[], float] = lambda: 0.0
 
     def __call__(self, _wire: object, **_settings: object) -> "Api":
         return self
 
     async def __aenter__(self) -> "Api":
+        # The writer's thread has no running loop to ask for the time.
+        self.clock = asyncio.get_running_loop().time
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -51,13 +55,13 @@ class Api:
 
     async def send(self, _path: str, _model: str, body: bytes) -> Reply:
         self.in_flight += 1
+        self.sent_at.append(self.clock())
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            bad = self._weather(virtual_now(), body.decode())
+            bad = self._weather(self.clock(), body.decode())
             await anyio.sleep(LATENCY if bad is None or bad.sent else 0.01)
         finally:
             self.in_flight -= 1
-        self.ended_at = virtual_now()
         if bad is not None:
             self.replies[str(bad.status or bad.fault)] += 1
             return bad
@@ -104,7 +108,7 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def run(rows: int, weather: Weather, *, concurrency: int = 32, seed: int = 1) -> tuple[Scene, Api]:
         scene, api = Scene(store, request_lines(rows)), Api(weather)
         clock = types.SimpleNamespace(
-            monotonic=lambda: _now(), time_ns=lambda: int((MORNING + _now()) * 1_000_000_000)
+            monotonic=api.clock, time_ns=lambda: int((MORNING + api.clock()) * 1_000_000_000)
         )
         monkeypatch.setattr("runner.store.clock.time", clock)
         monkeypatch.setattr("runner.asking.time", clock)
@@ -124,9 +128,8 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
             on_ambiguous="retry",
             grace=25.0,
         )
-        scene.told = told = []  # type: ignore[attr-defined]
         try:
-            run_virtually(asking._Dispatch(what, Stop(), told.append).run)
+            run_virtually(asking._Dispatch(what, Stop(), api.told.append).run)
         except BaseExceptionGroup as group:
             raise asking._first(group) from group
         return scene, api
@@ -134,15 +137,22 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return run
 
 
-def _now() -> float:
-    try:
-        return virtual_now()
-    except RuntimeError:  # no loop runs: before the beginning, or in the writer's thread
-        return 0.0
 
 
 def between(start: float, end: float, reply: Reply) -> Weather:
     return lambda now, _text: reply if start <= now < end else None
+
+
+def share(weather: Weather, part: float) -> Weather:
+    """The same weather, but only for a part of the calls, by lot."""
+    lots = random.Random(7)
+    return lambda now, text: weather(now, text) if lots.random() < part else None
+
+
+def assert_all_answered_once(scene: Scene, api: Api, rows: int) -> None:
+    assert Counter(scene.states()) == {"answered": rows}
+    assert set(api.executed.values()) == {1}
+    assert len(api.executed) == rows
 
 
 REFUSED = Reply(None, fault="connect", detail="connection refused", sent=False)
@@ -152,12 +162,122 @@ OUTAGES = {
     "502 of a gateway": Reply(502, {}, b"<html><title>Bad gateway</title></html>"),
     "connection refused": REFUSED,
     "resets": Reply(None, fault="reset", detail="connection reset"),
+    "portal": Reply(302, {"location": "https://portal.example/login"}, b""),
 }
 
 
 @pytest.mark.parametrize("reply", OUTAGES.values(), ids=OUTAGES)
 @pytest.mark.parametrize("start", [0.0, 20.0], ids=["from the start", "in the middle"])
-def test_ten_minutes_of_outage(run_against: Any, reply: Reply, start: float) -> None:
-    scene, api = run_against(2_000, between(start, start + 600, reply))
-    print(api.replies, api.ended_at)
-    assert False
+def test_ten_minutes_of_outage_fail_no_row_and_waste_few_calls(
+    run_against: Any, reply: Reply, start: float
+) -> None:
+    scene, api = run_against(1_200, between(start, start + 600, reply))
+
+    assert_all_answered_once(scene, api, 1_200)
+    assert api.wasted < 0.05 * api.replies.total()
+    assert api.clock() < start + 600 + 2 * 60 + 1_200 / 32
+    if not reply.sent:
+        assert scene.query("SELECT count(*) FROM attempt WHERE outcome = 'ambiguous'") == [(0,)]
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry_after": "2"}], ids=["no word", "Retry-After"])
+def test_a_quarter_of_an_hour_of_mostly_429(run_against: Any, headers: dict[str, str]) -> None:
+    limited = refusal(429, "rate_limit_exceeded", "Rate limit reached", **headers)
+    scene, api = run_against(3_000, share(between(10, 910, limited), 0.9))
+
+    assert_all_answered_once(scene, api, 3_000)
+    assert api.wasted < 0.05 * api.replies.total()
+    assert scene.query("SELECT max(attempts) FROM task") == [(1,)]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.8])
+def test_a_brown_out_fails_no_row(run_against: Any, part: float) -> None:
+    scene, api = run_against(1_000, share(between(5, 905, OUTAGES["all 503"]), part))
+
+    assert_all_answered_once(scene, api, 1_000)
+
+
+def test_one_outage_after_another(run_against: Any) -> None:
+    def weather(now: float, _text: str) -> Reply | None:
+        return OUTAGES["all 503"] if now % 130 < 90 else None
+
+    scene, api = run_against(1_500, weather)
+
+    assert_all_answered_once(scene, api, 1_500)
+
+
+def test_during_an_outage_one_prober_tries_and_nobody_else(run_against: Any) -> None:
+    _, api = run_against(300, between(2, 602, OUTAGES["all 503"]), concurrency=16)
+
+    during = [at for at in api.sent_at if 10 < at < 600]
+    assert 5 <= len(during) <= 30
+    assert all(later - at > LATENCY for at, later in zip(during, during[1:], strict=False))
+
+
+def test_the_time_that_the_server_names_is_kept_by_all(run_against: Any) -> None:
+    limited = refusal(429, "rate_limit_exceeded", retry_after="120")
+    scene, api = run_against(400, between(5, 6, limited), concurrency=16)
+
+    assert_all_answered_once(scene, api, 400)
+    assert not [at for at in api.sent_at if 7 < at < 125]
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [refusal(500, "server_error"), OUTAGES["502 of a gateway"], Reply(None, fault="timeout", detail="silence")],
+    ids=["500", "502", "timeout"],
+)
+def test_a_poison_row_fails_alone_with_its_attempts(run_against: Any, poison: Reply) -> None:
+    scene, api = run_against(400, lambda _now, text: poison if '"question 100"' in text else None)
+
+    assert Counter(scene.states()) == {"answered": 399, "failed": 1}
+    assert scene.query("SELECT attempts FROM task WHERE state = 'failed'") == [(6,)]
+    assert api.wasted == 6
+    assert api.clock() < 600
+
+
+def test_a_poison_row_beside_an_outage_fails_alone(run_against: Any) -> None:
+    def weather(now: float, text: str) -> Reply | None:
+        if '"question 100"' in text:
+            return refusal(500, "server_error")
+        return OUTAGES["all 503"] if 3 <= now < 603 else None
+
+    scene, _ = run_against(600, weather)
+
+    assert Counter(scene.states()) == {"answered": 599, "failed": 1}
+
+
+def test_the_last_row_as_poison_does_not_hold_the_run_for_ever(run_against: Any) -> None:
+    scene, api = run_against(200, lambda _now, text: OUTAGES["all 503"] if '"question 199"' in text else None)
+
+    assert Counter(scene.states()) == {"answered": 199, "failed": 1}
+    assert api.clock() < 2 * 3600
+
+
+def test_no_money_sends_not_one_more_call_than_was_in_flight(store: Store, run_against: Any) -> None:
+    broke = refusal(429, "insufficient_quota", "You exceeded your current quota", kind="insufficient_quota")
+
+    with pytest.raises(MoneyRefused, match="insufficient_quota"):
+        run_against(500, between(5, 1e9, broke), concurrency=16)
+
+    counted = dict(Scene.query(_Reading(store), "SELECT state, count(*) FROM task GROUP BY state"))
+    sent = dict(Scene.query(_Reading(store), "SELECT kind, count(*) FROM attempt GROUP BY kind"))
+    assert set(counted) == {"answered", "ready"}
+    assert sent["no_money"] <= 16
+
+
+def test_a_wait_beyond_max_wait_pauses_the_run(run_against: Any) -> None:
+    daily = refusal(429, "rate_limit_exceeded", "Limit per day. Please try again in 7h", kind="requests")
+
+    with pytest.raises(Paused, match="asks to wait until 2027-01-15 15:0"):
+        run_against(200, between(0, 1e9, daily), concurrency=8)
+
+
+def test_an_outage_is_told(run_against: Any) -> None:
+    _, api = run_against(100, between(1, 301, OUTAGES["all 503"]), concurrency=8)
+
+    held = [event for event in api.told if event["event"] == "held"]
+    assert held
+    assert {event["reason"] for event in held} == {"HTTP 503 internal"}
+    waiting = [event for event in api.told if event["event"] == "progress" and event["held_because"]]
+    assert len(waiting) > 100

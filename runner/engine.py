@@ -16,7 +16,7 @@ import orjson
 from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
-from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput
+from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput, LineFault
 from runner.export import Outputs, export
 from runner.files import MAX_LINE
 from runner.job import Job
@@ -33,6 +33,7 @@ from runner.store.series import Identity, Tenure
 
 Emit = Callable[[dict[str, Any]], None]
 
+REPRICED_AT_ONCE = 5_000
 _ABANDONED = {
     "code": "process_ended",
     "message": "the process ended while it waited for the answer; `runner retry` asks again",
@@ -142,7 +143,9 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
     with store.write() as connection:
         series.fence(connection, tenure)
         runs.set_job(connection, this.id, start.job.frozen(), skip_invalid=start.skip_invalid)
-        if this.state in (RunState.INGESTING, RunState.CANCELLED):
+        if this.state is RunState.REJECTED:
+            runs.move(connection, this.id, RunState.INGESTING)
+        if this.state in (RunState.INGESTING, RunState.REJECTED, RunState.CANCELLED):
             runs.move(connection, this.id, RunState.ACTIVE)
         if this.state is not RunState.FINISHED:
             runs.look_again(connection, this.id)
@@ -157,9 +160,12 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
 
 
 def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Outputs) -> None:
-    if this.rows_in and (start.skip_invalid or not this.rows_invalid):
+    """BadInput if the input has no row, or bad lines that are not to be left out, or an end that is missing."""
+    with store.read() as connection:
+        cut = rows.ends_early(connection, this.id) if this.rows_invalid else None
+    if this.rows_in and not cut and (start.skip_invalid or not this.rows_invalid):
         return
-    if this.state is not RunState.REJECTED:
+    if this.state is RunState.INGESTING:
         with store.write() as connection:
             series.fence(connection, tenure)
             runs.move(connection, this.id, RunState.REJECTED)
@@ -167,17 +173,20 @@ def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, out
     if not this.rows_in:
         raise BadInput(f"{name} has no row at all ({this.lines_blank} blank lines). Nothing was sent.")
     with store.read() as connection:
-        lines = (
-            orjson.dumps({"line": one.line, "key": one.key, "code": one.code, "message": one.message})
-            for one in rows.faults(connection, this.id)
-        )
-        outputs.write_errors(lines)
+        outputs.write_errors(map(_fault_line, rows.faults(connection, this.id)))
         first = list(islice(rows.faults(connection, this.id), LISTED_FAULTS))
+    advice = "Mend the lines, or leave them out with --skip-invalid."
+    if cut:
+        advice = f"The file cannot be read to its end (line {cut}), so nothing of it is asked: give it whole."
     raise BadInput(
-        f"{this.rows_invalid} of {this.rows_in} lines of {name} cannot be asked. Nothing was sent and nothing "
-        f"was paid. All faults are in {outputs.errors}. Mend the lines, or leave them out with --skip-invalid.",
+        f"{this.rows_invalid:,} of {this.rows_in:,} lines of {name} cannot be asked. Nothing was sent and "
+        f"nothing was paid. All faults are in {outputs.errors}. {advice}",
         first,
     )
+
+
+def _fault_line(fault: LineFault) -> bytes:
+    return orjson.dumps({"line": fault.line, "key": fault.key, "code": fault.code, "message": fault.message})
 
 
 def _ask(
@@ -237,12 +246,16 @@ def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
 
 
 def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:
+    unpriced = (this.summary or {}).get("cost_usd", {}).get("unknown_price_rows", 0)
+    if unpriced and len(start.prices):
+        return False
     return this.drawn_as == _drawn_as(start) and outputs.is_whole(
         with_errors=_failures(dict(this.summary or {})) > 0
     )
 
 
 def _draw(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Outputs) -> dict[str, Any]:
+    _price_what_was_unpriced(store, tenure, start.prices)
     rows_came_to = export(store, this, start.job, outputs)
     summary = summarise(
         store, this, rows_came_to, job_name=start.job.name, prices_as_of=start.prices.as_of or None
@@ -252,6 +265,20 @@ def _draw(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Output
         runs.set_drawn(connection, this.id, _drawn_as(start), summary)
     outputs.write_summary(summary)
     return summary
+
+
+def _price_what_was_unpriced(store: Store, tenure: Tenure, prices: Prices) -> None:
+    """Answers that came while no price was known get theirs."""
+    after = 0
+    while len(prices):
+        with store.write() as connection:
+            series.fence(connection, tenure)
+            found = tasks.unpriced(connection, tenure.series_id, after=after, limit=REPRICED_AT_ONCE)
+            known = [(prices.cost(one.model, one.tier, one.usage), one.answer_id) for one in found]
+            tasks.set_costs(connection, [(cost, number) for cost, number in known if cost is not None])
+        if not found:
+            return
+        after = found[-1].answer_id
 
 
 def _drawn_as(start: Start) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from runner.cli import printable
+from runner.errors import BadInput, RunnerError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -48,10 +49,31 @@ def reporter(*, as_json: bool, quiet: bool) -> Iterator[Reporter]:
 class JsonLines:
     """One JSON object a line; the README documents their fields."""
 
+    def __init__(self) -> None:
+        self._did: dict[str, Any] = {}
+
     def emit(self, event: dict[str, Any]) -> None:
         import orjson
 
+        if event["event"] == "progress":
+            self._did = event
         _say(orjson.dumps({"at": _now(), **event}).decode())
+
+    def stopped(self, error: RunnerError) -> None:
+        """The last line of a start that ended before its end: why, with which exit code, what it had done."""
+        faults = error.faults if isinstance(error, BadInput) else ()
+        self.emit(
+            {
+                "event": "stopped",
+                "exit_code": error.exit_code,
+                "message": str(error),
+                "faults": [
+                    {"line": one.line, "key": one.key, "code": one.code, "message": one.message}
+                    for one in faults
+                ],
+                "this_start": self._did,
+            }
+        )
 
     def finished(self, finished: Finished) -> None:
         self.emit(

@@ -12,7 +12,7 @@ import click
 from runner.cli.account import account_of, check_same_account, identity_of, prices_of
 from runner.cli.options import Size, account_options, handling_options, job_of, store_option, store_url
 from runner.cli.signals import signals
-from runner.errors import SeriesLocked, UsageError
+from runner.errors import RunnerError, SeriesLocked, UsageError
 
 if TYPE_CHECKING:
     from runner.api.account import Account
@@ -90,7 +90,7 @@ def start_run(
     again: bool = False,
 ) -> None:
     """Run the engine with the progress that was asked for, and exit with its code."""
-    from runner.cli.progress import reporter
+    from runner.cli.progress import JsonLines, reporter
     from runner.engine import run
 
     job = replace(job, output=output)
@@ -104,6 +104,11 @@ def start_run(
                 raise
             report.emit({"event": "warning", "message": str(locked)})
             ctx.exit(0)
+        except RunnerError as error:
+            if not isinstance(report, JsonLines):
+                raise
+            report.stopped(error)
+            ctx.exit(error.exit_code)
         report.finished(finished)
     ctx.exit(finished.exit_code)
 

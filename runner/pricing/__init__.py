@@ -102,6 +102,10 @@ class Prices:
         """A table that knows no price, for servers whose prices nobody told us."""
         return cls("", {})
 
+    def __len__(self) -> int:
+        """How many names of models have a price."""
+        return len(self._entries)
+
     def knows(self, model: str) -> bool:
         """Whether the model has a price: by its exact name, an alias, or as a dated snapshot of either.
 

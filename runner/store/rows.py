@@ -12,6 +12,9 @@ from runner.errors import LineFault
 from runner.store.runs import line_of, row_id
 from runner.store.schema import LINE_BITS
 
+READING_ENDED = frozenset({"truncated_file", "bomb", "unsupported_file", "encoding"})
+"""The codes of faults after which an input could not be read on."""
+
 
 class NewRow(NamedTuple):
     """A row as ingest has found it. `key` is None where the line number is the key; `hash` is the SHA-256 of
@@ -115,6 +118,18 @@ def faults(connection: Connection, run_id: int) -> Iterator[LineFault]:
     for number, key, fault in found:
         for one in orjson.loads(fault):
             yield LineFault(line_of(number), one["code"], one["message"], key)
+
+
+def ends_early(connection: Connection, run_id: int) -> int | None:
+    """The line at which an input could be read no further, if there is one: nobody knows what came after it."""
+    first, last = _span(run_id)
+    found = connection.exec_driver_sql(
+        "SELECT id, fault FROM row WHERE id BETWEEN ? AND ? AND fault IS NOT NULL ORDER BY id DESC LIMIT 1",
+        (first, last),
+    ).first()
+    if found is None or orjson.loads(found[1])[0]["code"] not in READING_ENDED:
+        return None
+    return line_of(found[0])
 
 
 def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Settled]:

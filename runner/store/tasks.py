@@ -248,6 +248,33 @@ def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence
     return found.first() is not None
 
 
+class Unpriced(NamedTuple):
+    """An answer whose usage is known and whose cost is not."""
+
+    answer_id: int
+    model: str
+    tier: str | None
+    usage: Usage
+
+
+def unpriced(connection: Connection, series_id: int, *, after: int, limit: int) -> list[Unpriced]:
+    """Some of the answers of a series that could not be priced when they came, from the id `after` on."""
+    found = connection.exec_driver_sql(
+        "SELECT answer.id, answer.model, tier, input_tokens, cached_input_tokens, cache_write_tokens,"
+        " output_tokens, reasoning_tokens, total_tokens FROM call JOIN answer ON answer.call_id = call.id"
+        " WHERE call.run_id IN (SELECT id FROM run WHERE series_id = ?) AND answer.id > ? AND cost IS NULL AND input_tokens IS NOT NULL"
+        " AND answer.model IS NOT NULL ORDER BY answer.id LIMIT ?",
+        (series_id, after, limit),
+    )
+    return [Unpriced(one[0], one[1], one[2], Usage(*one[3:])) for one in found]
+
+
+def set_costs(connection: Connection, costs: Sequence[tuple[int, int]]) -> None:
+    """Give answers the costs, in pico-dollars, that they had none of: (cost, answer id)."""
+    if costs:
+        connection.exec_driver_sql("UPDATE answer SET cost = ? WHERE id = ? AND cost IS NULL", list(costs))
+
+
 def check_answers(connection: Connection) -> tuple[int, int]:
     """Hold every stored answer against its checksum: how many there are, and how many are damaged."""
     count = damaged = 0

@@ -23,7 +23,9 @@ SET_UP = "python3 -m venv .venv && .venv/bin/pip install --quiet . && "
 
 
 def run(*words: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    environment = {
+        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ
+    }
     environment |= {"XDG_DATA_HOME": str(folder / "data"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     command = [str(word) for word in words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
@@ -105,10 +107,14 @@ def test_a_plain_install_brings_everything_that_the_product_needs(wheel: Path) -
         [metadata] = [name for name in names if name.endswith(".dist-info/METADATA")]
         text = archive.read(metadata).decode()
 
-    plain = [line for line in re.findall(r"^Requires-Dist: (.+)$", text, re.MULTILINE) if "extra ==" not in line]
+    plain = [
+        line for line in re.findall(r"^Requires-Dist: (.+)$", text, re.MULTILINE) if "extra ==" not in line
+    ]
     assert len(plain) == len(project["dependencies"])
     for path in ("runner/py.typed", "runner/prices.json", "runner/_shipped/migrations/env.py"):
         assert path in names
     jobs = {path.name for path in (ROOT / "jobs").glob("*.yaml")}
-    assert jobs == {Path(name).name for name in names if re.fullmatch(r"runner/_shipped/jobs/[^/]+\.yaml", name)}
+    assert jobs == {
+        Path(name).name for name in names if re.fullmatch(r"runner/_shipped/jobs/[^/]+\.yaml", name)
+    }
     assert not [name for name in names if name.startswith("tests/")]

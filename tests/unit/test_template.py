@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runner import record
 from runner.template import RowFault, TemplateFault, compile_request, field_path
+from runner.template.sandbox import Sandbox
 
 ROW: dict[str, Any] = {
     "subject": "Printer",
@@ -159,6 +160,7 @@ def test_row_is_always_the_record() -> None:
 def test_there_are_no_globals(name: str) -> None:
     assert fault(f"{{{{ {name} }}}}").code == "missing_field"
     assert rendered(f"{{{{ {name} }}}}", {name: "data"}) == "data"
+    assert not Sandbox().globals
 
 
 def test_newlines_stay() -> None:

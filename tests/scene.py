@@ -24,9 +24,13 @@ from runner.store.tasks import Claim, NewAnswer, Settlement, checksum
 IDENTITY = Identity("requests", "", "/in/requests.jsonl", "openai", "https://api.example", "", "")
 
 PRICES = Prices.parse(
-    b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 1000}}}', "test prices"
+    b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 1000}}}',
+    "test prices",
 )
 """One model, `m`: a dollar a million tokens in, two dollars out, at most 1,000 tokens out."""
+
+
+USAGE = Usage(input=10, output=5, total=15)
 
 
 def request_line(key: str, text: str = "hello", *, model: str = "m", **body: Any) -> bytes:
@@ -41,7 +45,9 @@ def request_lines(count: int, **body: Any) -> list[bytes]:
     return [request_line(f"r{n}", f"question {n}", **body) for n in range(count)]
 
 
-def chat_body(text: object = "yes", *, reason: str = "stop", tokens: tuple[int, int] = (10, 5), **more: Any) -> bytes:
+def chat_body(
+    text: object = "yes", *, reason: str = "stop", tokens: tuple[int, int] = (10, 5), **more: Any
+) -> bytes:
     """The body of a 200 from chat."""
     given, made = tokens
     usage = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
@@ -63,14 +69,18 @@ def refusal(status: int, code: str = "", message: str = "no", *, kind: str = "",
     return Reply(status, named, json.dumps({"error": error}).encode())
 
 
-def answer_of(body: bytes, usage: Usage | None = None, cost: int | None = None, model: str | None = "m") -> NewAnswer:
+def answer_of(
+    body: bytes, usage: Usage | None = None, cost: int | None = None, model: str | None = "m"
+) -> NewAnswer:
     return NewAnswer(200, "req_1", body, checksum(body), model, None, usage, cost)
 
 
 class Scene:
     """A series that holds its tenure, with one run whose rows are in the store."""
 
-    def __init__(self, store: Store, lines: Sequence[bytes], *, job: Job | None = None, identity: Identity = IDENTITY):
+    def __init__(
+        self, store: Store, lines: Sequence[bytes], *, job: Job | None = None, identity: Identity = IDENTITY
+    ):
         self.store = store
         self.job = job or requests_job("/in/requests.jsonl")
         with store.write() as connection:
@@ -139,7 +149,7 @@ class Scene:
         self,
         body: bytes,
         *,
-        usage: Usage | None = Usage(10, 0, 0, 5, 0, 15),
+        usage: Usage | None = USAGE,
         cost: int | None = 20,
         reason: str = "stop",
         fault: str | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,14 @@ import click
 from runner.cli.account import account_of, check_same_account, identity_of, prices_of
 from runner.cli.options import Size, account_options, handling_options, job_of, store_option, store_url
 from runner.cli.signals import signals
+from runner.cli.stdin import standard_input
 from runner.errors import RunnerError, SeriesLocked, UsageError
 
 if TYPE_CHECKING:
     from runner.api.account import Account
     from runner.engine import Start
     from runner.job import Job
+    from runner.stop import Stop
     from runner.store.series import Identity
 
 
@@ -97,7 +98,7 @@ def start_run(
     with reporter(as_json=options["as_json"], quiet=options["quiet"]) as report, signals() as stop:
         try:
             with account_of(options, report.emit) as account:
-                start = _start(job, account, options, stored=stored, again=again)
+                start = _start(job, account, options, stop, stored=stored, again=again)
                 finished = run(start, stop=stop, emit=report.emit)
         except SeriesLocked as locked:
             if options["if_locked"] == "error":
@@ -154,7 +155,7 @@ class Stored:
 
 
 def _start(
-    job: Job, account: Account, options: dict[str, Any], *, stored: Stored | None, again: bool
+    job: Job, account: Account, options: dict[str, Any], stop: Stop, *, stored: Stored | None, again: bool
 ) -> Start:
     from runner.engine import Start
     from runner.pricing import pico
@@ -173,7 +174,7 @@ def _start(
         output=job.output,
         prices=prices_of(options["prices"], account),
         input=Path(job.input or "") if from_file else None,
-        stdin=sys.stdin.buffer if stored is None and job.input == "-" else None,
+        stdin=standard_input(stop) if stored is None and job.input == "-" else None,
         run_name=None if stored is None else stored.name,
         limit=options.get("limit"),
         concurrency=options["concurrency"],

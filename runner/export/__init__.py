@@ -45,10 +45,11 @@ def _write_rows(
     store: Store, run: Run, job: Job, drawing: Drawing, output: AtomicFile, errors: AtomicFile
 ) -> RowTotals:
     totals = RowTotals()
+    accepted = job.accepts
     with store.read() as connection:
         for row in rows.settled(connection, run.id, run.series_id):
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
-            error = error_of(row, job.accepts)
+            error = error_of(row, accepted)
             if row.state == TaskState.ANSWERED:
                 _check(row, run)
                 _count_answer(totals, row, reused=reused)

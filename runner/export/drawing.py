@@ -121,12 +121,31 @@ class RequestsDrawing:
     def _head(self, row: Settled) -> bytes:
         # The id says nothing but which line of which record it is, so that it never changes.
         mark = hashlib.blake2b(b"%d\n%b" % (line_of(row.id), row.record), digest_size=12).hexdigest()
-        custom_id = b"null"
-        if _is_record(row.record):
-            for member in record.members(row.record):
-                if record.key_name(member[0]) == "custom_id":
-                    custom_id = one_line(member[1])
+        custom_id = _custom_id(row.record, whole=row.row_fault is None)
         return b'{"id":"batch_req_%b","custom_id":%b' % (mark.encode(), custom_id)
+
+
+class _Named(msgspec.Struct):
+    custom_id: msgspec.Raw
+
+
+_NAMED = msgspec.json.Decoder(_Named)
+
+
+def _custom_id(line: bytes, *, whole: bool) -> bytes:
+    """The custom_id of a request as it was written, null where it has none. `whole` says that ingest has found
+    nothing wrong with the line."""
+    found = b"null"
+    if whole:
+        try:
+            return one_line(bytes(_NAMED.decode(line).custom_id))
+        except (msgspec.DecodeError, ValueError):
+            pass  # the decoder refuses a little that JSON allows
+    if whole or _is_record(line):
+        for key, value in record.members(line):
+            if record.key_name(key) == "custom_id":
+                found = one_line(value)
+    return found
 
 
 def drawing_of(job: Job) -> Drawing:

@@ -223,14 +223,13 @@ def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequ
     marks = ", ".join("?" * len(accepted))
     return connection.exec_driver_sql(
         "UPDATE task SET state = 'ready', due_at = ?, attempts = 0, run_id = ?, answer_id = NULL,"
-        " finish_reason = NULL, fault = NULL, error = NULL,"
-        " row_id = (SELECT min(row.id) FROM row WHERE row.hash = task.hash AND row.occurrence = task.occurrence"
-        "  AND row.id BETWEEN ? AND ?)"
-        " WHERE id IN (SELECT task.id FROM row JOIN task ON task.series_id = ? AND task.hash = row.hash"
-        " AND task.occurrence = row.occurrence WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
-        f" AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
-        f" OR task.finish_reason NOT IN ({marks})))))",
-        (now(), run_id, *_span(run_id), series_id, *_span(run_id), *accepted),
+        " finish_reason = NULL, fault = NULL, error = NULL, row_id = again.row_id"
+        " FROM (SELECT task.id AS id, min(row.id) AS row_id FROM row JOIN task ON task.series_id = ?"
+        " AND task.hash = row.hash AND task.occurrence = row.occurrence"
+        " WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
+        " AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
+        f" OR task.finish_reason NOT IN ({marks})))) GROUP BY task.id) AS again WHERE task.id = again.id",
+        (now(), run_id, series_id, *_span(run_id), *accepted),
     ).rowcount
 
 

@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,24 +21,27 @@ from inputs import write
 from measuring import Cost, Figure, fault_server, median, rate, runner, work
 
 CALLS = 5_000
+FEW_CALLS = 200
 SDK_CALLS = 500
 CONCURRENCY = 64
 TIMES = 3
 
 
 def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
-    """A run of small chat calls, less what the same command costs when it finds nothing to do."""
-    requests = folder / "short.jsonl"
+    """A run of small chat calls, and the same of few: the difference is what a further call costs."""
+    requests, few = folder / "short.jsonl", folder / "few.jsonl"
     write("short", calls, requests)
+    write("short", FEW_CALLS, few)
     with fault_server(folder) as url:
         bare = median(lambda: work("calls", ["bare", url, requests, calls], folder), TIMES).said
         sdk = work("calls", ["sdk", url, requests, SDK_CALLS], folder).said
-        whole, idle = _run(folder, requests, url)
-    cost, plain = (whole.cpu - idle.cpu) / calls, bare["cpu"] / calls
+        start, whole = _run(folder, few, url), _run(folder, requests, url)
+    further = calls - FEW_CALLS
+    cost, plain = (whole.cpu - start.cpu) / further, bare["cpu"] / calls
     yield Figure(
         "calls",
         f"{calls:,} small chat calls, {CONCURRENCY} at once",
-        f"{cost * 1e6:.0f} us of CPU a call, {rate(calls, whole.wall - idle.wall)}",
+        f"{cost * 1e6:.0f} us of CPU a call, {rate(further, whole.wall - start.wall)}",
         "",
         f"{cost / plain:.1f} x bare aiohttp with uvloop ({plain * 1e6:.0f} us, {rate(calls, bare['wall'])})",
     )
@@ -49,19 +53,32 @@ def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
         "",
         f"{typed / cost:.1f} x runner's",
     )
-    yield Figure("calls", "peak memory of the run", f"{whole.rss:.0f} MB", "150 MB")
+    yield Figure(
+        "calls",
+        f"the whole run of {FEW_CALLS} calls, imports included",
+        f"{start.wall:.2f} s, {start.cpu:.2f} s of CPU",
+        "",
+        f"the run of {calls:,}: {whole.wall:.2f} s, {whole.cpu:.2f} s of CPU",
+    )
+    yield Figure(
+        "calls",
+        f"peak memory of the run of {calls:,}",
+        f"{whole.rss:.0f} MB",
+        "150 MB",
+        f"{start.rss:.0f} MB for {FEW_CALLS}",
+    )
 
 
-def _run(folder: Path, requests: Path, url: str) -> tuple[Cost, Cost]:
-    """The run of median CPU time among several, each with a store of its own, and the same command again."""
-    runs = []
-    for number in range(TIMES):
-        kept = folder / f"calls{number}"
-        kept.mkdir()
-        command = ["run", str(requests), "-o", str(kept / "out.jsonl"), "--base-url", url, "--quiet"]
-        command += ["--store", f"sqlite:///{kept / 'store.db'}", "--concurrency", str(CONCURRENCY)]
-        runs.append((runner(command, folder), runner(command, folder)))
-    return sorted(runs, key=lambda pair: pair[0].cpu)[TIMES // 2]
+def _run(folder: Path, requests: Path, url: str) -> Cost:
+    """The run of median CPU time among several, each with a store of its own."""
+
+    def once() -> Cost:
+        with tempfile.TemporaryDirectory(dir=folder) as kept:
+            command = ["run", str(requests), "-o", f"{kept}/out.jsonl", "--base-url", url, "--quiet"]
+            command += ["--store", f"sqlite:///{kept}/store.db", "--concurrency", str(CONCURRENCY)]
+            return runner(command, folder)
+
+    return median(once, TIMES)
 
 
 async def bare(url: str, bodies: list[bytes]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from inputs import record_job
 from measuring import Figure, median, rate, work
 
-ROWS = 100_000
+ROWS = 50_000
 TIMES = 3
 
 

@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class Running:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self._started = time.monotonic()
+        self._read = b""
         self._ended: Ended | None = None
 
     @property
@@ -76,20 +78,25 @@ class Running:
         if self._ended is None:
             out, err = self.process.communicate(timeout=timeout)
             seconds = time.monotonic() - self._started
-            self._ended = Ended(self.process.returncode, out, err.decode(), seconds)
+            self._ended = Ended(self.process.returncode, out, (self._read + err).decode(), seconds)
             assert "Traceback (most recent call last)" not in self._ended.err, self._ended.err
             assert KEY not in self._ended.err + out.decode(errors="replace")
         return self._ended
 
-    def line(self, holding: str) -> str:
+    def line(self, holding: str, timeout: float = TIMEOUT) -> str:
         """Read standard error up to and with the first line that holds this text."""
         assert self.process.stderr is not None
-        read = []
-        for raw in self.process.stderr:
-            read.append(raw.decode())
-            if holding in read[-1]:
-                return read[-1]
-        raise AssertionError(f"no line with {holding!r} in:\n{''.join(read)}")
+        # A read has no timeout of its own; the end of the process ends it.
+        limit = threading.Timer(timeout, self.process.kill)
+        limit.start()
+        try:
+            for line in self.process.stderr:
+                self._read += line
+                if holding in line.decode():
+                    return line.decode()
+        finally:
+            limit.cancel()
+        raise AssertionError(f"no line with {holding!r} in:\n{self._read.decode()}")
 
 
 @dataclass
@@ -112,6 +119,7 @@ class Cli:
         *args: object,
         env: Mapping[str, str | None] | None = None,
         stdin: bytes = b"",
+        keep_stdin_open: bool = False,
         cwd: Path | None = None,
     ) -> Running:
         """Start the command and go on at once. What still runs when the test ends is killed."""
@@ -119,14 +127,17 @@ class Cli:
             [sys.executable, "-m", "runner", *map(str, args)],
             env=self._environment({**self.env, **(env or {})}),
             cwd=cwd or self.folder,
-            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdin=subprocess.PIPE if stdin or keep_stdin_open else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Unbuffered, so that what `line` does not take is left to `wait`.
+            bufsize=0,
         )
         if process.stdin is not None:
             process.stdin.write(stdin)
-            process.stdin.close()
-            process.stdin = None
+            if not keep_stdin_open:
+                process.stdin.close()
+                process.stdin = None
         running = Running(process)
         self._started.append(running)
         return running
@@ -138,7 +149,7 @@ class Cli:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for pipe in (process.stdout, process.stderr):
+            for pipe in (process.stdin, process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
 

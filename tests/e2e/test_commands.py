@@ -333,7 +333,7 @@ def test_json_events_end_with_what_this_start_did(cli, server, requests_file) ->
     server.script = "money:insufficient_quota:2"
     paused = cli("run", requests_file(5), "--concurrency", "1", "--json")
     assert paused.code == 4
-    assert paused.events[0]["event"] == "started"
+    assert "started" in [event["event"] for event in paused.events]
     assert (paused.events[-1]["event"], paused.events[-1]["exit_code"]) == ("stopped", 4)
     assert "insufficient_quota" in paused.events[-1]["message"]
     assert paused.events[-1]["this_start"]["answered"] == 2
@@ -358,7 +358,7 @@ def test_json_events_of_bad_input_name_the_lines(cli, server, tmp_path) -> None:
     assert refused.code == 65
     last = refused.events[-1]
     assert (last["event"], last["exit_code"]) == ("stopped", 65)
-    assert [one["line"] for one in last["faults"]] == [1, 2]
+    assert {one["line"] for one in last["faults"]} == {1, 2}
 
 
 def test_standard_input_is_kept_so_that_resume_needs_none(cli, server, requests_file, tmp_path) -> None:

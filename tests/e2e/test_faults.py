@@ -176,8 +176,9 @@ def test_a_server_that_is_not_listening_is_waited_for(cli: Cli, job_file: JobFil
         port = place.port
     running = cli.start("run", job, "--json", "--base-url", f"http://127.0.0.1:{port}/v1")
     running.line('"held"')
-    # A second hold: the prober, too, has found nobody there.
-    running.line('"held"')
+    # A line of progress comes every second: by the second one a prober, too, has found nobody there.
+    running.line('"progress"')
+    running.line('"progress"')
     with FaultServer(port=port) as server:
         ended = running.wait()
         assert ended.code == 0, ended.err

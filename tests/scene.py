@@ -124,7 +124,9 @@ class Scene:
         def more() -> bool:
             return expand(self.store, self.tenure, self.run.id) is not None
 
-        return Feed(self.store, self.run.id, Questions(self.job), prices, more=more)
+        return Feed(
+            self.store, self.run.id, Questions(self.job), prices, more=more, has_failed=lambda task_id: False
+        )
 
     def calls(self, prices: Prices = PRICES) -> list[Call]:
         """Every ready task of the run as a call, not claimed yet."""

@@ -85,11 +85,10 @@ def parse(url: str) -> Address:
 
 def _ascii_host(host: str) -> str:
     # IDNA folds look-alike digits and dots too, so that what is judged below is what will be dialled.
-    return (
-        host.rstrip(".").lower()
-        if host.isascii()
-        else host.encode("idna").decode("ascii").rstrip(".").lower()
-    )
+    folded = (host if host.isascii() else host.encode("idna").decode("ascii")).rstrip(".").lower()
+    if any(char.isspace() for char in folded):
+        raise ValueError("a sign in the host's name folds to a space")
+    return folded
 
 
 def _check_form(parts: SplitResult, scheme: str, host: str) -> None:

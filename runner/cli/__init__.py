@@ -26,6 +26,11 @@ COMMANDS = {
     "doctor": "runner.cli.doctor",
 }
 
+EXIT_CODES = (
+    "Exit codes: 0 every row answered, 2 usage, 3 some rows failed, 4 paused (run it again), 5 running already, "
+    "65 bad input, 73 output, 74 store, 75 not finished yet, 77 key, 78 configuration, 130 interrupted."
+)
+
 
 class Commands(click.Group):
     """The commands in the order of a day's work, each imported when it is called for."""
@@ -57,8 +62,7 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 every row answered, 2 usage, 3 some rows failed, 4 paused (run it again), 5 running "
-    "already, 65 bad input, 73 output, 74 store, 75 not finished yet, 77 key, 78 configuration, 130 interrupted.",
+    epilog=EXIT_CODES,
 )
 @click.version_option(__version__, prog_name="runner")
 def app() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cli import EXIT_CODES
 from runner.cli.account import account_of, check_same_account, identity_of, prices_of
 from runner.cli.options import Size, account_options, handling_options, job_of, store_option, store_url
 from runner.cli.signals import signals
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from runner.store.series import Identity
 
 
-@click.command("run")
+@click.command("run", epilog=EXIT_CODES)
 @click.argument("job_or_requests", metavar="JOB_OR_REQUESTS", type=str)
 @click.option(
     "-i", "--input", "input_path", metavar="PATH", help="The input, instead of the job's; - is stdin."
@@ -51,7 +52,7 @@ def run_command(ctx: click.Context, /, job_or_requests: str, input_path: str | N
     start_run(ctx, job, output, options)
 
 
-@click.command("resume")
+@click.command("resume", epilog=EXIT_CODES)
 @click.argument("run_name", metavar="RUN")
 @account_options
 @store_option
@@ -66,7 +67,7 @@ def resume_command(ctx: click.Context, /, run_name: str, **options: Any) -> None
     start_run(ctx, stored.job, _output_of(stored.job, options["output"]), options, stored=stored)
 
 
-@click.command("retry")
+@click.command("retry", epilog=EXIT_CODES)
 @click.argument("run_name", metavar="RUN")
 @account_options
 @store_option

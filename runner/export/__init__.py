@@ -6,6 +6,10 @@ and the summary last of all.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import fields
+
 from runner.errors import StoreUnusable
 from runner.export.drawing import Drawing, drawing_of, error_of, usage_of
 from runner.export.ownership import Outputs
@@ -46,13 +50,16 @@ def _write_rows(
 ) -> RowTotals:
     totals = RowTotals()
     accepted = job.accepts
+    answers: defaultdict[tuple[str, bool], Sums] = defaultdict(Sums)
+    reasons: Counter[str] = Counter()
     with store.read() as connection:
         for row in rows.settled(connection, run.id, run.series_id):
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
             error = error_of(row, accepted)
             if row.state == TaskState.ANSWERED:
                 _check(row, run)
-                _count_answer(totals, row, reused=reused)
+                answers[row.model or "unknown", reused].add(usage_of(row), row.cost)
+                reasons[row.finish_reason or "unknown"] += 1
             if error is None:
                 totals.ok += 1
                 output.write(drawing.ok(row, reused=reused) + b"\n")
@@ -69,6 +76,8 @@ def _write_rows(
                 totals.error_codes[code] = totals.error_codes.get(code, 0) + 1
                 errors.write(line)
             output.write(line)
+    totals.finish_reasons = dict(reasons)
+    _add_up(totals, answers)
     return totals
 
 
@@ -80,10 +89,12 @@ def _check(row: Settled, run: Run) -> None:
         )
 
 
-def _count_answer(totals: RowTotals, row: Settled, *, reused: bool) -> None:
-    usage = usage_of(row)
-    (totals.reused if reused else totals.paid).add(usage, row.cost)
-    model = row.model or "unknown"
-    totals.by_model.setdefault(model, Sums()).add(usage, row.cost)
-    reason = row.finish_reason or "unknown"
-    totals.finish_reasons[reason] = totals.finish_reasons.get(reason, 0) + 1
+def _add_up(totals: RowTotals, answers: Mapping[tuple[str, bool], Sums]) -> None:
+    """What the answers came to, by model and by whether another row had paid for them."""
+    for (model, reused), sums in answers.items():
+        for whole in (
+            totals.reused if reused else totals.paid,
+            totals.by_model.setdefault(model, Sums()),
+        ):
+            for one in fields(Sums):
+                setattr(whole, one.name, getattr(whole, one.name) + getattr(sums, one.name))

@@ -10,7 +10,7 @@ import orjson
 
 from runner.errors import OutputUnwritable
 from runner.files import AtomicFile, Stamp, check_writable, digest, remove
-from runner.store import artifacts, series
+from runner.store import artifacts, runs, series
 from runner.store.artifacts import Artifact
 from runner.store.database import Store
 from runner.store.series import Tenure
@@ -47,6 +47,7 @@ class Outputs:
         stamp = file.prepare()
         with self._store.write() as connection:
             series.fence(connection, self._tenure)
+            runs.unset_drawn(connection, self._tenure.series_id, str(file.path))
             artifacts.note(
                 connection,
                 self._tenure.series_id,

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 from runner.errors import RunnerError, StoreUnusable, UsageError
@@ -57,7 +57,7 @@ def path_of(url: str) -> Path:
     elif "://" in url:
         scheme = url.split("://", 1)[0]
         raise UsageError(f"--store {scheme}:// is not supported: use sqlite:///PATH.")
-    if not url or url == ":memory:":
+    if not url or url == ":memory:" or "\0" in url:
         raise UsageError("--store needs a file: sqlite:///PATH. A store in memory could not be resumed.")
     return Path(url).expanduser().absolute()
 
@@ -153,7 +153,8 @@ class Store:
             self._lock.take()
             try:
                 with self._raw() as connection:
-                    connection.execute("PRAGMA incremental_vacuum").fetchall()
+                    # `execute` would take one step, which gives back one page.
+                    connection.executescript("PRAGMA incremental_vacuum")
                 self._checkpoint("TRUNCATE")
             finally:
                 self._lock.give()
@@ -172,8 +173,8 @@ class Store:
             if self._broken is None and not self._looking:
                 try:
                     self._lock.take()
-                    self._checkpoint("TRUNCATE")
-                except (DBAPIError, sqlite3.Error, RunnerError):
+                    self._checkpoint("TRUNCATE", wait=False)
+                except (SQLAlchemyError, sqlite3.Error, RunnerError):
                     pass
                 finally:
                     self._lock.give()
@@ -233,8 +234,11 @@ class Store:
                 "can be read with `sqlite3 STORE .recover`; `runner doctor` shows the whole check."
             )
 
-    def _checkpoint(self, mode: str) -> None:
+    def _checkpoint(self, mode: str, *, wait: bool = True) -> None:
         with self._raw() as connection:
+            if not wait:
+                # Whoever reads may be waiting for the lock that we hold, to write: neither would go on.
+                connection.execute("PRAGMA busy_timeout=0")
             connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     @contextmanager
@@ -257,7 +261,7 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (DBAPIError, sqlite3.Error) as error:
+        except (SQLAlchemyError, sqlite3.Error) as error:
             ours = faults.explain(error, self.path)
             if isinstance(ours, faults.Broken):
                 self._broken = str(ours)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from runner.errors import StoreUnusable
 
@@ -18,7 +18,7 @@ class Broken(StoreUnusable):
     """The disk or the database fails: this process writes nothing more."""
 
 
-def explain(error: DBAPIError | sqlite3.Error, path: Path) -> StoreUnusable:
+def explain(error: SQLAlchemyError | sqlite3.Error, path: Path) -> StoreUnusable:
     """The error of ours that an error of the database comes to."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     name = getattr(cause, "sqlite_errorname", "") or ""

@@ -197,12 +197,19 @@ def ask_to_stop(connection: Connection, run_id: int) -> None:
 
 
 def set_drawn(connection: Connection, run_id: int, drawn_as: str, summary: Mapping[str, Any]) -> None:
-    """The output has been written: how, and what it came to."""
+    """The output has been written: how, as JSON that begins with its path, and what it came to."""
     connection.execute(
         update(run)
         .where(run.c.id == run_id)
         .values(drawn_as=drawn_as, summary=orjson.dumps(summary).decode())
     )
+
+
+def unset_drawn(connection: Connection, series_id: int, output: str) -> None:
+    """Another output takes this place: no run of the series finds its own there any more."""
+    begins = f"[{orjson.dumps(output).decode()},"
+    mine = run.c.drawn_as.startswith(begins, autoescape=True)
+    connection.execute(update(run).where(run.c.series_id == series_id, mine).values(drawn_as=None))
 
 
 def clear_rows(connection: Connection, run_id: int, *, at_most: int) -> int:

@@ -1,7 +1,7 @@
 """Figures, not verdicts: what the product costs on this machine, beside a bare loop in the same run.
 
-    python tests/bench                   everything, in about four minutes
-    python tests/bench ingest export     some parts: startup, ingest, export, calls, memory, corpus
+python tests/bench                   everything, in about four minutes
+python tests/bench ingest export     some parts: startup, ingest, export, calls, memory, corpus
 """
 
 from __future__ import annotations

@@ -86,9 +86,7 @@ async def bare(url: str, bodies: list[bytes]) -> None:
     import aiohttp
 
     headers = {"content-type": "application/json", "authorization": "Bearer none"}
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), headers=headers
-    ) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
 
         async def one(body: bytes) -> None:
             async with session.post(f"{url}/chat/completions", data=body) as response:

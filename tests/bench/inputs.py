@@ -1,7 +1,7 @@
 """Inputs of any size, and the bare loop that every rate stands beside: read, parse, serialise, write.
 
-    python tests/bench/inputs.py requests|records|short COUNT PATH
-    python tests/bench/inputs.py bare IN OUT
+python tests/bench/inputs.py requests|records|short COUNT PATH
+python tests/bench/inputs.py bare IN OUT
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 import pytest
@@ -78,7 +78,7 @@ class Running:
         if self._ended is None:
             out, err = self.process.communicate(timeout=timeout)
             seconds = time.monotonic() - self._started
-            self._ended = Ended(self.process.returncode, out, (self._read + err).decode(), seconds)
+            self._ended = Ended(self.process.returncode, out, (self._read + (err or b"")).decode(), seconds)
             assert "Traceback (most recent call last)" not in self._ended.err, self._ended.err
             assert KEY not in self._ended.err + out.decode(errors="replace")
         return self._ended
@@ -110,6 +110,7 @@ class Cli:
     folder: Path
     env: dict[str, str | None] = field(default_factory=dict)
     _started: list[Running] = field(default_factory=list)
+    _left_open: list[IO[bytes]] = field(default_factory=list)
 
     def __call__(self, *args: object, timeout: float = TIMEOUT, **how: Any) -> Ended:
         return self.start(*args, **how).wait(timeout)
@@ -120,16 +121,20 @@ class Cli:
         env: Mapping[str, str | None] | None = None,
         stdin: bytes = b"",
         keep_stdin_open: bool = False,
+        stderr: int = subprocess.PIPE,
         cwd: Path | None = None,
     ) -> Running:
-        """Start the command and go on at once. What still runs when the test ends is killed."""
+        """Start the command and go on at once. What still runs when the test ends is killed.
+
+        `stderr` may be the descriptor of a terminal, which the test reads itself.
+        """
         process = subprocess.Popen(
             [sys.executable, "-m", "runner", *map(str, args)],
             env=self._environment({**self.env, **(env or {})}),
             cwd=cwd or self.folder,
             stdin=subprocess.PIPE if stdin or keep_stdin_open else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             # Unbuffered, so that what `line` does not take is left to `wait`.
             bufsize=0,
         )
@@ -137,7 +142,10 @@ class Cli:
             process.stdin.write(stdin)
             if not keep_stdin_open:
                 process.stdin.close()
-                process.stdin = None
+            else:
+                self._left_open.append(process.stdin)
+            # What `communicate` knows of, it closes.
+            process.stdin = None
         running = Running(process)
         self._started.append(running)
         return running
@@ -149,9 +157,11 @@ class Cli:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
+            for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()
+        for pipe in self._left_open:
+            pipe.close()
 
     def _environment(self, changes: Mapping[str, str | None]) -> dict[str, str]:
         found: dict[str, str | None] = {name: os.environ.get(name) for name in PASSED_ON}

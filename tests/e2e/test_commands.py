@@ -10,13 +10,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+from e2e.conftest import read_jsonl
 from faultserver import FaultServer, Gate, ok
 
 CANARY = "violet-heron-4471"
-
-
-def lines(path: Path) -> list[dict]:
-    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 
 
 def summary_of(output: Path) -> dict:
@@ -54,7 +51,7 @@ def test_resume_by_a_beginning_of_its_id_from_elsewhere_without_the_input(
     assert ended.code == 0, ended.err
     assert ended.out == b""
     assert set(server.ledger.executed.values()) == {1}
-    out = lines(tmp_path / "out.jsonl")
+    out = read_jsonl(tmp_path / "out.jsonl")
     assert [line["custom_id"] for line in out] == [f"r{n}" for n in range(1, 10)]
     assert list(elsewhere.iterdir()) == []
     calls = server.ledger.calls()
@@ -84,7 +81,7 @@ def test_retry_asks_the_failed_rows_and_nothing_else(cli, server, job_file, tmp_
     ended = cli("retry", "last")
     assert ended.code == 0, ended.err
     assert asked(server, calls + 2) == {"r2": 1, "r4": 1}
-    assert all(row["result"] for row in lines(tmp_path / "out.jsonl"))
+    assert all(row["result"] for row in read_jsonl(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
     assert summary_of(tmp_path / "out.jsonl")["rows"]["ok"] == 5
     assert cli("retry", "last").code == 0
@@ -135,11 +132,11 @@ def test_export_of_an_unfinished_run_only_as_a_part(cli, server, job_file, tmp_p
     assert "4 skipped" in partial.err
     counted = summary_of(tmp_path / "out.jsonl")["rows"]
     assert counted == {"in": 6, "ok": 2, "failed": 0, "invalid": 0, "skipped": 4}
-    out = lines(tmp_path / "out.jsonl")
+    out = read_jsonl(tmp_path / "out.jsonl")
     assert [row["id"] for row in out if row["result"]] == ["r1", "r2"]
     server.script = "ok"
     assert cli("run", "job.yaml").code == 0
-    assert len(lines(tmp_path / "out.jsonl")) == 6
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 6
     assert set(server.ledger.executed.values()) == {1}
 
 
@@ -183,7 +180,7 @@ def test_forget_leaves_no_trace_of_rows_and_answers(cli, server, job_file, store
     rows = [{"id": f"{CANARY}-{n}", "text": f"row=r{n} {CANARY}"} for n in range(40)]
     rows[7]["text"] += "\u00e9" * 5000
     assert cli("run", job_file(rows)).code == 0
-    answer = lines(tmp_path / "out.jsonl")[7]["result"]["output"].encode()
+    answer = read_jsonl(tmp_path / "out.jsonl")[7]["result"]["output"].encode()
     kept = bytes_below(store.parent)
     assert CANARY.encode() in kept
     assert answer in kept
@@ -196,7 +193,7 @@ def test_forget_leaves_no_trace_of_rows_and_answers(cli, server, job_file, store
     assert CANARY.encode() not in left
     assert answer not in left
     assert cli("status", "--json").json == []
-    assert len(lines(tmp_path / "out.jsonl")) == 40
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 40
     assert cli("run", "job.yaml").code == 0
     assert set(server.ledger.executed.values()) == {2}
 
@@ -300,7 +297,7 @@ def test_simulate_serves_until_it_is_stopped_and_keeps_a_ledger(cli, requests_fi
     assert ended.code == 0, ended.err
     with urllib.request.urlopen(f"{url.removesuffix('/v1')}/sim/ledger", timeout=10) as answer:
         ledger = answer.read()
-    assert len(lines(tmp_path / "out.jsonl")) == 10
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 10
     assert summary_of(tmp_path / "out.jsonl")["rate_limited"] > 0
     assert isinstance(orjson.loads(ledger), dict)
     simulator.send(signal.SIGINT)
@@ -318,7 +315,7 @@ def test_new_copies_a_job_that_runs_as_it_is(cli, tmp_path) -> None:
     job = tmp_path / "mine" / "jobs" / "classify_tickets.yaml"
     ran = cli("run", job, "--provider", "sim", "--limit", "20")
     assert ran.code == 0, ran.err
-    out = lines(tmp_path / "mine" / "out" / "classify_tickets.jsonl")
+    out = read_jsonl(tmp_path / "mine" / "out" / "classify_tickets.jsonl")
     assert len(out) == 20
     assert all(isinstance(row["result"]["output"], dict) for row in out)
     again = cli("new", "classify-tickets", "mine")
@@ -369,7 +366,9 @@ def test_standard_input_is_kept_so_that_resume_needs_none(cli, server, requests_
     server.script = "ok"
     assert cli("resume", "last").code == 0
     assert set(server.ledger.executed.values()) == {1}
-    assert [line["custom_id"] for line in lines(tmp_path / "out.jsonl")] == [f"r{n}" for n in range(1, 7)]
+    assert [line["custom_id"] for line in read_jsonl(tmp_path / "out.jsonl")] == [
+        f"r{n}" for n in range(1, 7)
+    ]
     calls = server.ledger.calls()
     assert cli("run", "-", "-o", "out.jsonl", stdin=given).code == 0
     assert server.ledger.calls() == calls
@@ -378,17 +377,17 @@ def test_standard_input_is_kept_so_that_resume_needs_none(cli, server, requests_
 def test_a_job_over_standard_input(cli, server, job_file, tmp_path) -> None:
     ended = cli("run", job_file(), "-i", "-", stdin=b'{"id": "x", "text": "row=x1"}')
     assert ended.code == 0, ended.err
-    assert [row["id"] for row in lines(tmp_path / "out.jsonl")] == ["x"]
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["x"]
 
 
 def test_the_first_rows_and_then_everything_pays_the_rest_alone(cli, server, job_file, tmp_path) -> None:
     assert cli("run", job_file(30), "--limit", "10").code == 0
     assert server.ledger.calls() == 10
-    assert len(lines(tmp_path / "out.jsonl")) == 10
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 10
     assert cli("run", "job.yaml").code == 0
     assert server.ledger.calls() == 30
     assert set(server.ledger.executed.values()) == {1}
-    out = lines(tmp_path / "out.jsonl")
+    out = read_jsonl(tmp_path / "out.jsonl")
     assert [row["id"] for row in out] == [f"r{n}" for n in range(1, 31)]
     assert [row["result"].get("reused") for row in out] == [True] * 10 + [None] * 20
 
@@ -400,7 +399,7 @@ def test_an_input_that_grew_and_was_edited_pays_what_is_new(cli, server, job_fil
     job_file([*rows[1:], {"id": "r6", "text": "row=r6"}])
     assert cli("run", "job.yaml").code == 0
     assert asked(server, 5) == {"r2b": 1, "r6": 1}
-    out = lines(tmp_path / "out.jsonl")
+    out = read_jsonl(tmp_path / "out.jsonl")
     assert [row["id"] for row in out] == ["r2", "r3", "r4", "r5", "r6"]
     assert "row=r2b" in out[0]["result"]["output"]
 
@@ -424,13 +423,15 @@ def test_quiet_is_silent_on_success_and_tells_of_failure(cli, server, requests_f
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
-def test_results_stand_beside_a_requests_file_packed_or_not(ending, cli, server, requests_file, tmp_path) -> None:
+def test_results_stand_beside_a_requests_file_packed_or_not(
+    ending, cli, server, requests_file, tmp_path
+) -> None:
     plain = requests_file(3, "plain").read_bytes()
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / f"night{ending}").write_bytes(_packed(plain, ending))
     ended = cli("run", f"in/night{ending}")
     assert ended.code == 0, ended.err
-    out = lines(tmp_path / "in" / "night.results.jsonl")
+    out = read_jsonl(tmp_path / "in" / "night.results.jsonl")
     assert [line["custom_id"] for line in out] == ["r1", "r2", "r3"]
     for number, line in enumerate(out, 1):
         assert set(line) == {"id", "custom_id", "response", "error"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from e2e.conftest import read_jsonl
 from faultserver import Arrival, Behaviour, FaultServer, Gate, error, ok, rate_limited
 
 PRICES = {
@@ -45,10 +46,6 @@ def prices_file(folder: Path) -> Path:
     return path
 
 
-def lines(path: Path) -> list[dict]:
-    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-
-
 def state_of(folder: Path) -> dict[str, tuple[int, bytes]]:
     """The output files as they are: time of change and bytes."""
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("out.jsonl*")}
@@ -58,8 +55,8 @@ def test_0_every_row_answered_and_again_nothing_is_asked_or_written(cli, server,
     first = cli("run", job_file())
     assert first.code == 0, first.err
     assert first.out == b""
-    assert [row["id"] for row in lines(tmp_path / "out.jsonl")] == ["r1", "r2", "r3"]
-    assert all(row["result"]["output"] for row in lines(tmp_path / "out.jsonl"))
+    assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["r1", "r2", "r3"]
+    assert all(row["result"]["output"] for row in read_jsonl(tmp_path / "out.jsonl"))
     before = state_of(tmp_path)
     again = cli("run", "job.yaml")
     assert again.code == 0
@@ -116,13 +113,13 @@ def test_3_a_failed_row_and_again_the_same_at_once_without_a_call(cli, server, j
     first = cli("run", job_file())
     assert first.code == 3, first.err
     assert "retry" in first.err
-    rows = lines(tmp_path / "out.jsonl")
+    rows = read_jsonl(tmp_path / "out.jsonl")
     assert [row["id"] for row in rows] == ["r1", "r2", "r3"]
     assert rows[1]["result"] is None
     assert rows[1]["error"]["code"] == "context_length_exceeded"
     assert rows[1]["error"]["status"] == 400
     assert rows[1]["error"]["attempts"] == 1
-    assert lines(tmp_path / "out.jsonl.errors.jsonl") == [rows[1]]
+    assert read_jsonl(tmp_path / "out.jsonl.errors.jsonl") == [rows[1]]
     before = state_of(tmp_path)
     again = cli("run", "job.yaml")
     assert again.code == 3
@@ -130,7 +127,9 @@ def test_3_a_failed_row_and_again_the_same_at_once_without_a_call(cli, server, j
     assert state_of(tmp_path) == before
 
 
-def test_4_the_budget_is_never_overshot_and_a_larger_one_goes_on(cli, server, requests_file, tmp_path) -> None:
+def test_4_the_budget_is_never_overshot_and_a_larger_one_goes_on(
+    cli, server, requests_file, tmp_path
+) -> None:
     command = ["run", requests_file(8), "-o", "out.jsonl", "--prices", prices_file(tmp_path)]
     paused = cli(*command, "--budget", "60", "--concurrency", "4")
     assert paused.code == 4, paused.err
@@ -230,14 +229,14 @@ def test_65_bad_lines_are_all_listed_and_none_is_asked(cli, server, tmp_path) ->
     assert [int(line.split()[1].strip(":")) for line in named] == list(range(3, 23))
     assert "25 of 30" in refused.err
     assert "--skip-invalid" in refused.err
-    listed = lines(tmp_path / "out.jsonl.errors.jsonl")
+    listed = read_jsonl(tmp_path / "out.jsonl.errors.jsonl")
     assert [one["line"] for one in listed] == list(range(3, 28))
     assert server.ledger.calls() == 0
     assert not (tmp_path / "out.jsonl").exists()
     skipping = cli("run", "bad.jsonl", "-o", "out.jsonl", "--skip-invalid")
     assert skipping.code == 3, skipping.err
     assert server.ledger.calls() == 5
-    out = lines(tmp_path / "out.jsonl")
+    out = read_jsonl(tmp_path / "out.jsonl")
     assert len(out) == 30
     assert [n for n, line in enumerate(out, 1) if line["error"] is not None] == list(range(3, 28))
     summary = orjson.loads((tmp_path / "out.jsonl.summary.json").read_bytes())
@@ -250,7 +249,11 @@ def test_65_no_row_no_field_and_two_rows_with_one_key(cli, server, job_file, tmp
     job_file([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}, {"id": "a", "text": "three"}])
     running = {
         name: cli.start("run", "job.yaml", "-o", f"{name}.out.jsonl", *source)
-        for name, source in {"doubled": (), "lost": ("-i", "no_text.jsonl"), "none": ("-i", "empty.jsonl")}.items()
+        for name, source in {
+            "doubled": (),
+            "lost": ("-i", "no_text.jsonl"),
+            "none": ("-i", "empty.jsonl"),
+        }.items()
     }
     said = {name: one.wait() for name, one in running.items()}
     assert {name: ended.code for name, ended in said.items()} == {"doubled": 65, "lost": 65, "none": 65}
@@ -278,10 +281,10 @@ def test_73_an_output_that_cannot_be_or_is_not_ours(cli, server, requests_file, 
     assert (tmp_path / "sum.jsonl.summary.json").read_text() == "precious\n"
     replaced = cli("run", "requests.jsonl", "-o", "theirs.jsonl", "--overwrite")
     assert replaced.code == 0, replaced.err
-    assert len(lines(tmp_path / "theirs.jsonl")) == 2
+    assert len(read_jsonl(tmp_path / "theirs.jsonl")) == 2
     made = cli("run", "requests.jsonl", "-o", "new/folder/out.jsonl")
     assert made.code == 0, made.err
-    assert len(lines(tmp_path / "new" / "folder" / "out.jsonl")) == 2
+    assert len(read_jsonl(tmp_path / "new" / "folder" / "out.jsonl")) == 2
     assert server.ledger.calls() == 2
 
 

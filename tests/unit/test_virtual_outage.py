@@ -3,11 +3,9 @@
 import asyncio
 import itertools
 import random
-import tempfile
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -95,17 +93,6 @@ class Writer(GroupWriter):
         loop.outside += 1
         await super().close()
         loop.outside -= 1
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    # In memory where there is such a folder: not the disk is on trial here.
-    memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder,
-        Store.open(f"{folder}/store.db") as opened,
-    ):
-        yield opened
 
 
 @pytest.fixture

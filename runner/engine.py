@@ -150,8 +150,12 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
         if this.state is not RunState.FINISHED:
             runs.look_again(connection, this.id)
         if start.again:
+            accepted = start.job.accepts
             again = tasks.retry(
-                connection, run_id=this.id, series_id=tenure.series_id, accepted=sorted(start.job.accepts)
+                connection,
+                run_id=this.id,
+                series_id=tenure.series_id,
+                accepted=None if accepted is None else sorted(accepted),
             )
             if again and this.state is RunState.FINISHED:
                 runs.move(connection, this.id, RunState.ACTIVE)
@@ -284,7 +288,7 @@ def _price_what_was_unpriced(store: Store, tenure: Tenure, prices: Prices) -> No
 def _drawn_as(start: Start) -> str:
     """What an output depends on beside its run: where it goes and how it is drawn."""
     job = start.job
-    parts = [str(start.output), job.output_field, job.keep, sorted(job.accepts)]
+    parts = [str(start.output), job.output_field, job.keep, sorted(job.accepts or ())]
     return orjson.dumps(parts).decode()
 
 

@@ -45,10 +45,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How this start handles what goes wrong. `on_ambiguous` is retry, hold or fail."""
+    """How this start handles what goes wrong. `accepted` are the finish reasons that count as success, None
+    where every one does; `on_ambiguous` is retry, hold or fail."""
 
     retry: Retry
-    accepted: frozenset[str]
+    accepted: frozenset[str] | None
     on_ambiguous: str = "retry"
     checker: Checker | None = None
 
@@ -105,7 +106,7 @@ class Settler:
             case Kind.AMBIGUOUS | Kind.NOT_SENT | Kind.TRY_AGAIN:
                 return await self._failed_this_time(call, reply, finding, kept)
             case _:
-                return await self._refused_for_all(call, reply, finding)
+                return await self._refused_for_all(call, reply, finding, kept)
 
     def sending(self, call: Call) -> None:
         """A call is about to leave: what is answered from now on is answered meanwhile."""
@@ -145,11 +146,9 @@ class Settler:
     ) -> Signal:
         self._outage.success(call.task_id)
         self._budget.settle(call.worst_case or 0, None if kept is None else kept.cost)
-        fault = None
-        if self._policy.checker is not None and answer.finish_reason == "stop":
-            found = self._policy.checker.fault(answer.output if isinstance(answer.output, str) else "")
-            fault = None if found is None else orjson.dumps({"code": found[0], "message": found[1]}).decode()
-        accepted = fault is None and answer.finish_reason in self._policy.accepted
+        fault = self._fault_of(answer)
+        reasons = self._policy.accepted
+        accepted = fault is None and (reasons is None or answer.finish_reason in reasons)
         self.tally.answered += accepted
         self.tally.failed += not accepted
         self._add_usage(answer.usage, None if kept is None else kept.cost)
@@ -164,6 +163,16 @@ class Settler:
             fault=fault,
         )
         return Signal(healthy=True)
+
+    def _fault_of(self, answer: Answer) -> str | None:
+        """What is wrong with a structured answer, as JSON; with several choices, with the first that is."""
+        if self._policy.checker is None or answer.finish_reason != "stop":
+            return None
+        for text in answer.output if isinstance(answer.output, list) else [answer.output]:
+            found = self._policy.checker.fault(text if isinstance(text, str) else "")
+            if found is not None:
+                return orjson.dumps({"code": found[0], "message": found[1]}).decode()
+        return None
 
     async def _final(self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None) -> Signal:
         self._outage.success(call.task_id)
@@ -214,9 +223,11 @@ class Settler:
         await self._put(call, reply, finding, to, attempts=attempts, answer=kept, error=error, wait=wait)
         return Signal(hold=close, release=release, reason=_reason(finding))
 
-    async def _refused_for_all(self, call: Call, reply: Reply, finding: Finding) -> Signal:
+    async def _refused_for_all(
+        self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None
+    ) -> Signal:
         self._budget.settle(call.worst_case or 0, 0)
-        await self._put(call, reply, finding, TaskState.READY, attempts=call.attempts)
+        await self._put(call, reply, finding, TaskState.READY, attempts=call.attempts, answer=kept)
         if finding.kind is Kind.NO_MONEY:
             return Signal(
                 stop=MoneyRefused(_stop_text(finding, reply, "Top up or raise the limit, then run"))

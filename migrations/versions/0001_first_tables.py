@@ -129,7 +129,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('ready', 'in_flight', 'held', 'answered', 'failed')", name=op.f("ck_task_state")
         ),
-        sa.ForeignKeyConstraint(["answer_id"], ["answer.id"], name=op.f("fk_task_answer_id_answer")),
         sa.ForeignKeyConstraint(["run_id"], ["run.id"], name=op.f("fk_task_run_id_run")),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_task_series_id_series")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_task")),
@@ -168,7 +167,6 @@ def upgrade() -> None:
             "outcome IN ('not_sent', 'refused', 'ok', 'ambiguous')", name=op.f("ck_attempt_outcome")
         ),
         sa.ForeignKeyConstraint(["call_id"], ["call.id"], name=op.f("fk_attempt_call_id_call")),
-        sa.ForeignKeyConstraint(["task_id"], ["task.id"], name=op.f("fk_attempt_task_id_task")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_attempt")),
     )
     op.create_index(op.f("ix_attempt_call_id"), "attempt", ["call_id"], unique=False)

@@ -11,7 +11,6 @@ from types import FrameType
 
 from runner.stop import Stop
 
-OUT_AFTER = 0.8
 _NAMES = {"SIGINT": "Ctrl-C", "SIGTERM": "SIGTERM", "SIGHUP": "hang-up"}
 
 

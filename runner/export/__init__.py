@@ -7,7 +7,8 @@ and the summary last of all.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 
 from runner.errors import StoreUnusable
@@ -52,7 +53,7 @@ def _write_rows(
     accepted = job.accepts
     answers: defaultdict[tuple[str, bool], Sums] = defaultdict(Sums)
     reasons: Counter[str] = Counter()
-    with store.read() as connection:
+    with store.read() as connection, _damage_told(run):
         for row in rows.settled(connection, run.id, run.series_id):
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
             error = error_of(row, accepted)
@@ -81,8 +82,20 @@ def _write_rows(
     return totals
 
 
+@contextmanager
+def _damage_told(run: Run) -> Iterator[None]:
+    # Records were read once before and bodies too: what cannot be read any more has changed in the store.
+    try:
+        yield
+    except ValueError as error:
+        raise StoreUnusable(
+            f"What the store holds of run {run.name} is damaged: {error}. Nothing was written. Restore a copy of "
+            "the store; `runner doctor` checks the whole of it."
+        ) from error
+
+
 def _check(row: Settled, run: Run) -> None:
-    if row.body is None or checksum(row.body) != row.checksum:
+    if not isinstance(row.body, bytes) or checksum(row.body) != row.checksum:
         raise StoreUnusable(
             f"The stored answer of line {line_of(row.id)} of run {run.name} is damaged. Nothing was written. "
             "Restore a copy of the store; `runner doctor` checks the whole of it."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -32,8 +34,9 @@ class Drawing(Protocol):
     def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes: ...
 
 
-def error_of(row: Settled, accepted: frozenset[str]) -> dict[str, Any] | None:
-    """Why a row has no result, or None if it has one."""
+def error_of(row: Settled, accepted: frozenset[str] | None) -> dict[str, Any] | None:
+    """Why a row has no result, or None if it has one. `accepted` are the finish reasons that count as success,
+    None where every one does."""
     if row.row_fault is not None:
         faults = orjson.loads(row.row_fault)
         message = "; ".join(fault["message"] for fault in faults)
@@ -46,7 +49,7 @@ def error_of(row: Settled, accepted: frozenset[str]) -> dict[str, Any] | None:
     if row.state == TaskState.ANSWERED:
         if row.fault is not None:
             return {**orjson.loads(row.fault), "status": row.status, "attempts": row.attempts}
-        if row.finish_reason in accepted:
+        if accepted is None or row.finish_reason in accepted:
             return None
         reason = row.finish_reason or "unknown"
         advice = FINISH_ADVICE.get(reason, f"the answer ended with {reason!r}, which is no success")
@@ -73,8 +76,8 @@ class JobDrawing:
         assert row.body is not None
         answer = self._endpoint.read(row.body, forced_tool=self._forced_tool)
         output = answer.output
-        if self._has_schema and isinstance(output, str) and answer.finish_reason == "stop":
-            output = orjson.Fragment(one_line(output.encode()))
+        if self._has_schema and answer.finish_reason == "stop":
+            output = [_json(one) for one in output] if isinstance(output, list) else _json(output)
         result: dict[str, Any] = {
             "output": output,
             "finish_reason": row.finish_reason,
@@ -105,7 +108,7 @@ class RequestsDrawing:
             head,
             row.status or 200,
             orjson.dumps(row.request_id or ""),
-            one_line(row.body),
+            one_line(_in_utf8(row.body)),
         )
 
     def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes:
@@ -129,6 +132,7 @@ class _Named(msgspec.Struct):
     custom_id: msgspec.Raw
 
 
+_NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 _NAMED = msgspec.json.Decoder(_Named)
 
 
@@ -153,11 +157,32 @@ def drawing_of(job: Job) -> Drawing:
     return RequestsDrawing() if job.endpoint is None else JobDrawing(job)
 
 
+def _json(output: object) -> object:
+    """A text that was found to be JSON as the value that it stands for, its tokens as they were."""
+    return orjson.Fragment(one_line(output.encode())) if isinstance(output, str) else output
+
+
 def one_line(text: bytes) -> bytes:
     """JSON text without line breaks, its tokens as they were."""
-    if b"\n" in text or b"\r" in text:
+    if b"\n" not in text and b"\r" not in text:
+        return text
+    try:
         return msgspec.json.format(text, indent=-1)
-    return text
+    except (msgspec.DecodeError, RecursionError):
+        # It refuses a little that servers write. A raw line break in JSON is white space, wherever it stands.
+        return text.translate(_NO_LINE_ENDS)
+
+
+def _in_utf8(body: bytes) -> bytes:
+    """The JSON text of a body in UTF-8 without a mark: there are servers that write something else."""
+    if body.startswith(b"{") and b"\0" not in body[:2]:
+        if body.isascii():
+            return body
+        with suppress(UnicodeDecodeError):
+            body.decode()
+            return body
+    text = body.decode(json.detect_encoding(body), "surrogatepass")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 def usage_of(row: Settled) -> Usage | None:

@@ -14,8 +14,6 @@ from runner import record
 from runner.job.deadline import Deadline, parse_deadline
 
 Acceptance: TypeAlias = Literal["fail", "accept"]
-PASSED_ON = frozenset({"function_call", "incomplete", "max_messages", "steered"})
-"""Finish reasons beside a job's own that a requests file's answers may have: they are passed on as they came."""
 Mode: TypeAlias = Literal["online", "batch", "auto"]
 
 
@@ -110,15 +108,17 @@ class Job:
     dedupe: bool = False
 
     @property
-    def accepts(self) -> frozenset[str]:
-        """The finish reasons that count as success."""
+    def accepts(self) -> frozenset[str] | None:
+        """The finish reasons that count as success; None where every one does, for answers are passed on."""
+        if self.endpoint is None:
+            return None
         choices = {
             "length": self.on_length,
             "content_filter": self.on_content_filter,
             "refusal": self.on_refusal,
         }
         accepted = {reason for reason, choice in choices.items() if choice == "accept"}
-        return frozenset(accepted | {"stop", "tool_calls"} | (PASSED_ON if self.endpoint is None else set()))
+        return frozenset(accepted | {"stop", "tool_calls"})
 
     def meaning(self) -> dict[str, Any]:
         """The fields that make an answer what it is, as JSON values: a change of one starts a new run.

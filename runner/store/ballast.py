@@ -17,7 +17,8 @@ LEAST_BYTES = 256 * 1024
 
 
 class Ballast:
-    """A file of one series, as large as 64 MiB or an eighth of what is free."""
+    """A file of one series, as large as 64 MiB or half of what is free: the write-ahead log, which can only
+    grow into the other half, then has room to be folded into the database."""
 
     def __init__(self, store_path: Path, owner: str) -> None:
         self._store = store_path
@@ -25,8 +26,8 @@ class Ballast:
 
     def keep(self) -> None:
         """Set the space aside. StoreUnusable if there is none."""
-        free = _free_bytes(self._store.parent)
-        wanted = max(LEAST_BYTES, min(MOST_BYTES, free // 8))
+        free = free_bytes(self._store.parent)
+        wanted = max(LEAST_BYTES, min(MOST_BYTES, free // 2))
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -50,7 +51,8 @@ class Ballast:
         return True
 
 
-def _free_bytes(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, for us."""
     if sys.platform == "win32":
         import shutil
 

@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 
 from runner.errors import RunnerError, StoreUnusable, UsageError
 from runner.store import faults, upgrade
-from runner.store.ballast import Ballast
+from runner.store.ballast import Ballast, free_bytes
 from runner.store.locks import LockFile, lock_folder
 from runner.store.schema import APPLICATION_ID
 
@@ -138,8 +138,13 @@ class Store:
         self._ballast.keep()
 
     def release_ballast(self) -> bool:
-        """Free the space kept aside; False if there is none."""
-        return self._ballast is not None and self._ballast.release()
+        """Free the space kept aside, and what the WAL takes up beyond need; False if nothing is kept aside."""
+        if self._ballast is None or not self._ballast.release():
+            return False
+        # The WAL holds a page once for each commit that changed it: folded, it gives back more than it takes.
+        if self._has_room_to_fold():
+            self._fold(wait=True)
+        return True
 
     def integrity(self) -> list[str]:
         """What SQLite's full check finds wrong; an empty list if nothing."""
@@ -170,18 +175,32 @@ class Store:
     def close(self) -> None:
         """Close it, folding the WAL into the database if nobody else uses it."""
         with self._guard:
+            if self._ballast is not None:
+                self._ballast.release()
             if self._broken is None and not self._looking:
-                try:
-                    self._lock.take()
-                    self._checkpoint("TRUNCATE", wait=False)
-                except (SQLAlchemyError, sqlite3.Error, RunnerError):
-                    pass
-                finally:
-                    self._lock.give()
-            self.release_ballast()
+                self._fold(wait=False)
             self._reader.dispose()
             self._writer.dispose()
             self._lock.release()
+
+    def _has_room_to_fold(self) -> bool:
+        # To begin, and to find no room half-way, would use up what the ballast has just given back.
+        with self._guard, self._errors(), self._raw() as connection:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            page_size = connection.execute("PRAGMA page_size").fetchone()[0]
+        real = self.path.resolve()
+        return int(pages) * int(page_size) - real.stat().st_size <= free_bytes(real.parent)
+
+    def _fold(self, *, wait: bool) -> None:
+        """Fold the WAL into the database, if the disk and other processes let us."""
+        with self._guard:
+            try:
+                self._lock.take()
+                self._checkpoint("TRUNCATE", wait=wait)
+            except (SQLAlchemyError, sqlite3.Error, UnicodeDecodeError, RunnerError):
+                pass
+            finally:
+                self._lock.give()
 
     def _settle_in(self, *, unclean: bool) -> None:
         with self._guard, self._errors():
@@ -261,7 +280,7 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except (SQLAlchemyError, sqlite3.Error, UnicodeDecodeError) as error:
             ours = faults.explain(error, self.path)
             if isinstance(ours, faults.Broken):
                 self._broken = str(ours)

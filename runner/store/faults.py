@@ -18,10 +18,13 @@ class Broken(StoreUnusable):
     """The disk or the database fails: this process writes nothing more."""
 
 
-def explain(error: SQLAlchemyError | sqlite3.Error, path: Path) -> StoreUnusable:
+def explain(error: SQLAlchemyError | sqlite3.Error | UnicodeDecodeError, path: Path) -> StoreUnusable:
     """The error of ours that an error of the database comes to."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     name = getattr(cause, "sqlite_errorname", "") or ""
+    if isinstance(cause, UnicodeDecodeError):
+        # What the database itself says holds bytes of the file, and they are no text.
+        name = "SQLITE_CORRUPT"
     if name.startswith("SQLITE_FULL"):
         return DiskFull(
             f"The disk of the store {path} is full. What was answered is kept. Free some space and run "

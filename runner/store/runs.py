@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from runner.errors import UsageError
+from runner.errors import StoreUnusable, UsageError
 from runner.model import RUN_TRANSITIONS, RunState
 from runner.store.clock import now
 from runner.store.schema import LINE_BITS, answer, attempt, call, row, run, task
@@ -257,6 +257,16 @@ def _rows_of(run_id: int) -> Any:
 
 
 def _run(found: Row[Any]) -> Run:
+    try:
+        return _read_run(found)
+    except (ValueError, TypeError) as error:
+        raise StoreUnusable(
+            f"What the store holds of run {found.name} is damaged: {error}. Nothing was changed. Restore a copy of "
+            "the store; `runner doctor` checks the whole of it."
+        ) from error
+
+
+def _read_run(found: Row[Any]) -> Run:
     return Run(
         id=found.id,
         name=found.name,

@@ -215,12 +215,13 @@ def recover(connection: Connection, *, series_id: int, to: TaskState, error: str
     ).rowcount
 
 
-def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequence[str]) -> int:
+def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequence[str] | None) -> int:
     """Send the failed rows of a run round again, and nothing else; how many tasks that is.
 
-    `accepted` are the finish reasons that count as success.
+    `accepted` are the finish reasons that count as success, None where every one does.
     """
-    marks = ", ".join("?" * len(accepted))
+    reasons = accepted or ()
+    no_success = "0" if accepted is None else f"task.finish_reason NOT IN ({', '.join('?' * len(reasons))})"
     return connection.exec_driver_sql(
         "UPDATE task SET state = 'ready', due_at = ?, attempts = 0, run_id = ?, answer_id = NULL,"
         " finish_reason = NULL, fault = NULL, error = NULL, row_id = again.row_id"
@@ -228,8 +229,8 @@ def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequ
         " AND task.hash = row.hash AND task.occurrence = row.occurrence"
         " WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
         " AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
-        f" OR task.finish_reason NOT IN ({marks})))) GROUP BY task.id) AS again WHERE task.id = again.id",
-        (now(), run_id, series_id, *_span(run_id), *accepted),
+        f" OR {no_success}))) GROUP BY task.id) AS again WHERE task.id = again.id",
+        (now(), run_id, series_id, *_span(run_id), *reasons),
     ).rowcount
 
 
@@ -261,8 +262,8 @@ def unpriced(connection: Connection, series_id: int, *, after: int, limit: int) 
     found = connection.exec_driver_sql(
         "SELECT answer.id, answer.model, tier, input_tokens, cached_input_tokens, cache_write_tokens,"
         " output_tokens, reasoning_tokens, total_tokens FROM call JOIN answer ON answer.call_id = call.id"
-        " WHERE call.run_id IN (SELECT id FROM run WHERE series_id = ?) AND answer.id > ? AND cost IS NULL AND input_tokens IS NOT NULL"
-        " AND answer.model IS NOT NULL ORDER BY answer.id LIMIT ?",
+        " WHERE call.run_id IN (SELECT id FROM run WHERE series_id = ?) AND answer.id > ? AND cost IS NULL"
+        " AND input_tokens IS NOT NULL AND answer.model IS NOT NULL ORDER BY answer.id LIMIT ?",
         (series_id, after, limit),
     )
     return [Unpriced(one[0], one[1], one[2], Usage(*one[3:])) for one in found]

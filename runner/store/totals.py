@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from runner.model import Kind
 from runner.store.runs import row_id
 from runner.store.schema import LINE_BITS
 
@@ -45,7 +46,10 @@ def spent(connection: Connection, run_id: int) -> int:
     """What a run has spent so far in pico-dollars, each ambiguous or unpriced call at its worst case."""
     known = connection.exec_driver_sql(
         "SELECT coalesce(sum(coalesce(answer.cost, call.reserved)), 0)"
-        " FROM call JOIN answer ON answer.call_id = call.id WHERE call.run_id = ?",
+        " FROM call JOIN answer ON answer.call_id = call.id WHERE call.run_id = ?"
+        # A 200 that says that it was refused, for speed or for money, was not executed.
+        " AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.call_id = call.id"
+        f" AND attempt.kind IN ('{Kind.RATE_LIMITED}', '{Kind.OVERLOADED}', '{Kind.NO_MONEY}'))",
         (run_id,),
     ).scalar_one()
     risked = connection.exec_driver_sql(

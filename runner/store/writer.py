@@ -96,12 +96,11 @@ class GroupWriter:
                 results = self._transaction(group)
         except RunnerError as error:
             self._loop.call_soon_threadsafe(_fail, group, error)
-        except BaseException as error:
-            # The thread must answer those who wait, or they would wait for ever.
+        except BaseException as error:  # noqa: BLE001 - the outermost frame of a thread
+            # It must answer those who wait, and go on to answer those who come, or they would wait for ever.
             broken = StoreUnusable(f"The store's writer failed: {type(error).__name__}: {error}")
             broken.__cause__ = error
             self._loop.call_soon_threadsafe(_fail, group, broken)
-            raise
         else:
             self._loop.call_soon_threadsafe(_resolve, group, results)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 # The parts import the product and the tests' server from this checkout, installed or not.
 sys.path[1:1] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
-from measuring import Figure, machine
+from measuring import Figure, machine  # noqa: E402
 
 PARTS = ("startup", "ingest", "export", "calls", "memory", "corpus")
 

@@ -38,16 +38,17 @@ def figures(folder: Path, *, rows: int = ROWS) -> Iterator[Figure]:
             f"{cpu / beside:.1f} x the bare loop over the output ({rate(rows, beside)} of CPU)",
         )
         yield Figure("export", f"{name}, peak memory", f"{drawn.rss:.0f} MB", "150 MB")
-        yield Figure(
-            "export",
-            "the store's own part of a call (claim, settle)",
-            f"{filled['answer_cpu'] / rows * 1e6:.0f} us of CPU a call",
-        )
+    yield Figure(
+        "export",
+        "the store's own part of a call (claim, settle)",
+        f"{filled['answer_cpu'] / rows * 1e6:.0f} us of CPU a call",
+    )
 
 
 def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
     """Draw the newest run's output; seconds of CPU and of wall time."""
     from filling import NOWHERE, account
+
     from runner.cli.account import identity_of
     from runner.cli.options import job_of
     from runner.export import Outputs, export

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inputs import record_job
-from measuring import Figure, median, rate, work
+from measuring import Cost, Figure, median, rate, work
 
 ROWS = 200_000
 FEW_ROWS = 10_000
@@ -45,7 +45,7 @@ def _filled(folder: Path, kind: str, rows: int, *, times: int) -> tuple[dict[str
     source = record_job(folder, data) if kind == "records" else data
     bare = median(lambda: work("inputs", ["bare", data, folder / "bare.out"], folder), times)
 
-    def read_in():  # noqa: ANN202
+    def read_in() -> Cost:
         for left in folder.glob("ingest.db*"):
             if left.is_file():
                 left.unlink()

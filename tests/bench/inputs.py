@@ -14,10 +14,10 @@ from pathlib import Path
 
 import orjson
 
-WORDS = (
+TEXT = (
     "router signal customer invoice delayed Zürich window kettle garden café firmware 東京 reset light "
     "carton Łódź return evening parcel battery missing train ticket naïve charge refund sensor"
-).split()
+)
 
 RECORD_JOB = """\
 name: bench-records
@@ -64,7 +64,7 @@ def bare(source: Path, target: Path) -> int:
 
 
 def _text(chance: random.Random, size: int) -> str:
-    text = " ".join(chance.choices(WORDS, k=size // 5))
+    text = " ".join(chance.choices(TEXT.split(), k=size // 5))
     return text.encode()[:size].decode(errors="ignore")
 
 

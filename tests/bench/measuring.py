@@ -11,7 +11,6 @@ import sqlite3
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from typing import Any
 
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parents[1]
-LONGEST = 600.0
+LONGEST = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +61,20 @@ def environment(home: Path) -> dict[str, str]:
 def measure(arguments: Sequence[str], home: Path, *, expect: Sequence[int] = (0,)) -> Cost:
     """Run Python with these arguments to its end. RuntimeError if it ends with a code that was not expected."""
     out, err = home / "stdout", home / "stderr"
-    with out.open("wb") as stdout, err.open("wb") as stderr:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=home,
-            env=environment(home),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-        )
-        # wait4 gives this child's own usage; getrusage would give the highest of all children so far.
-        with _alarm(process):
-            _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-    process.returncode = code = os.waitstatus_to_exitcode(status)
-    if code not in expect:
-        raise RuntimeError(f"{' '.join(arguments)} ended with {code}:\n{err.read_text()[-3000:]}")
-    per_mb = 2**20 if sys.platform == "darwin" else 2**10
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / per_mb, out.read_text(), code)
+    launch = [sys.executable, str(BENCH / "launch.py"), str(LONGEST), str(out), str(err)]
+    done = subprocess.run(
+        [*launch, sys.executable, *arguments],
+        cwd=home,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LONGEST + 30,
+    )
+    cost = Cost(output=out.read_text(), **json.loads(done.stdout))
+    if cost.code not in expect:
+        raise RuntimeError(f"{' '.join(arguments)} ended with {cost.code}:\n{err.read_text()[-3000:]}")
+    return cost
 
 
 def runner(arguments: Sequence[str], home: Path, *, expect: Sequence[int] = (0,)) -> Cost:
@@ -142,16 +136,13 @@ def machine() -> str:
     """Where, when and with what this was measured."""
     when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-    lines = [
-        f"{when}  {platform.system()} {platform.release()} {platform.machine()}, {_processor()}, "
-        f"{os.cpu_count()} cores, load {load}",
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-        + ", ".join(
-            f"{name} {_version(name)}"
-            for name in ("openai", "aiohttp", "uvloop", "orjson", "msgspec", "sqlalchemy", "jinja2")
-        ),
-    ]
-    return "\n".join(lines)
+    names = ("openai", "aiohttp", "uvloop", "orjson", "msgspec", "sqlalchemy", "jinja2")
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    return (
+        f"{when}  {system}, {_processor()}, {os.cpu_count()} cores, load {load}\n"
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {versions}"
+    )
 
 
 def rate(count: int, seconds: float) -> str:
@@ -173,19 +164,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "none"
-
-
-@contextlib.contextmanager
-def _alarm(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill a process that never ends."""
-
-    def kill(_number: int, _frame: object) -> None:
-        process.kill()
-
-    before = signal.signal(signal.SIGALRM, kill)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

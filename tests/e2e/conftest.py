@@ -13,6 +13,7 @@ in what it printed, and no key in any file that the test leaves in tmp_path.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from typing import IO, Any
 import orjson
 import pytest
 from faultserver import FaultServer
+
+from runner.store.database import Store
 
 KEY = "sk-canary-6f1d0c9b7e"
 """The API key that every command of these tests is given; it must never come out again."""
@@ -122,14 +125,16 @@ class Cli:
         stdin: bytes = b"",
         keep_stdin_open: bool = False,
         stderr: int = subprocess.PIPE,
+        under: Iterable[str] = (),
         cwd: Path | None = None,
     ) -> Running:
         """Start the command and go on at once. What still runs when the test ends is killed.
 
-        `stderr` may be the descriptor of a terminal, which the test reads itself.
+        `stderr` may be the descriptor of a terminal, which the test reads itself; `under` is a command, such
+        as a shell's exec, that takes ours as its last arguments.
         """
         process = subprocess.Popen(
-            [sys.executable, "-m", "runner", *map(str, args)],
+            [*under, sys.executable, "-m", "runner", *map(str, args)],
             env=self._environment({**self.env, **(env or {})}),
             cwd=cwd or self.folder,
             stdin=subprocess.PIPE if stdin or keep_stdin_open else subprocess.DEVNULL,
@@ -171,9 +176,19 @@ class Cli:
         return {name: value for name, value in (found | dict(changes)).items() if value is not None}
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of this version without any run. To make one costs a third of a second, to copy one nothing."""
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    Store.open(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    """The real command. Its store is the user's default, below tmp_path; see `store` for another."""
+def cli(tmp_path: Path, empty_store: Path, store: Path) -> Iterator[Cli]:
+    """The real command. Its store is the user's default, below tmp_path, and empty; `store` is its file."""
+    store.parent.mkdir(parents=True)
+    shutil.copy(empty_store, store)
     made = Cli(tmp_path)
     yield made
     made.close()
@@ -192,7 +207,7 @@ def server(cli: Cli) -> Iterator[FaultServer]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The file of the default store, for tests that look at its bytes."""
+    """The file of the default store, for tests that look at its bytes, or take it away first."""
     return tmp_path / "data" / "runner" / "store.db"
 
 

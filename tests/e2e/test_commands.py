@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import signal
+import sqlite3
 import urllib.request
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import orjson
 import pytest
-from e2e.conftest import read_jsonl
+from e2e.conftest import Ended, read_jsonl
 from faultserver import FaultServer, Gate, ok
 
 CANARY = "violet-heron-4471"
@@ -25,9 +27,9 @@ def asked(server: FaultServer, since: int = 0) -> Counter[str | None]:
     return Counter(arrival.marker for arrival in server.ledger.arrivals[since:] if arrival.paid)
 
 
-def run_of(cli) -> str:
-    """The id of the newest run."""
-    return cli("status", "--json").json[0]["run"]
+def run_of(ended: Ended) -> str:
+    """The id of the run that a start named on its screen."""
+    return ended.err.partition("Run ")[2].split()[0]
 
 
 def bytes_below(folder: Path) -> bytes:
@@ -42,12 +44,13 @@ def test_resume_by_a_beginning_of_its_id_from_elsewhere_without_the_input(
 ) -> None:
     server.script = "money:insufficient_quota:3"
     source = requests_file(9)
-    assert cli("run", source, "-o", "out.jsonl", "--concurrency", "1").code == 4
+    paused = cli("run", source, "-o", "out.jsonl", "--concurrency", "1")
+    assert paused.code == 4
     source.unlink()
     server.script = "ok"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    ended = cli("resume", run_of(cli)[:4], cwd=elsewhere)
+    ended = cli("resume", run_of(paused)[:4], cwd=elsewhere)
     assert ended.code == 0, ended.err
     assert ended.out == b""
     assert set(server.ledger.executed.values()) == {1}
@@ -105,13 +108,14 @@ def test_a_held_row_waits_for_its_user_and_retry_asks_it(cli, server, requests_f
 
 
 def test_export_draws_the_same_bytes_again_at_no_cost(cli, server, requests_file, tmp_path) -> None:
-    assert cli("run", requests_file(4), "-o", "out.jsonl").code == 0
+    ran = cli("run", requests_file(4), "-o", "out.jsonl")
+    assert ran.code == 0
     output = tmp_path / "out.jsonl"
     drawn = output.read_bytes()
     output.unlink()
     assert cli("export", "last").code == 0
     assert output.read_bytes() == drawn
-    copied = cli("export", run_of(cli), "-o", "copies/copy.jsonl")
+    copied = cli("export", run_of(ran), "-o", "copies/copy.jsonl")
     assert copied.code == 0, copied.err
     assert copied.out == b""
     assert (tmp_path / "copies" / "copy.jsonl").read_bytes() == drawn
@@ -204,6 +208,7 @@ def test_forget_leaves_no_trace_of_rows_and_answers(cli, server, job_file, store
 def test_plan_says_before_a_cent_is_spent_and_touches_nothing(
     cli, server, requests_file, store, tmp_path
 ) -> None:
+    store.unlink()
     planned = cli("plan", requests_file(5), "--json", "--provider", "sim", "--budget", "1")
     assert planned.code == 0, planned.err
     found = planned.json
@@ -233,7 +238,7 @@ def test_plan_lists_bad_lines_and_needs_no_key(cli, server, tmp_path) -> None:
     assert "line 1" in refused.err
     assert "line 2" in refused.err
     assert refused.out == b""
-    assert list(tmp_path.iterdir()) == [tmp_path / "bad.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.jsonl", "data"}
     assert server.ledger.calls() == 0
 
 
@@ -262,6 +267,19 @@ def test_status_of_a_running_run_never_blocks_it_and_changes_nothing(
     assert words.err == ""
     assert store.read_bytes() == before
     assert server.ledger.calls() == 8
+
+
+def test_somebody_who_reads_the_store_for_long_keeps_no_run_waiting(
+    cli, server, requests_file, store
+) -> None:
+    reader = sqlite3.connect(store)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM run").fetchone() == (0,)
+    ended = cli("run", requests_file(3))
+    assert ended.code == 0, ended.err
+    assert ended.seconds < 20
+    assert reader.execute("SELECT count(*) FROM run").fetchone() == (0,)
+    reader.close()
 
 
 def test_status_names_the_commonest_errors_and_what_to_do(cli, server, job_file) -> None:
@@ -422,23 +440,34 @@ def test_quiet_is_silent_on_success_and_tells_of_failure(cli, server, requests_f
     assert "invalid_api_key" in refused.err
 
 
-@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".jsonl.zst"])
-def test_results_stand_beside_a_requests_file_packed_or_not(
-    ending, cli, server, requests_file, tmp_path
-) -> None:
+def test_closed_standard_streams_do_no_harm(cli, server, requests_file, store, tmp_path) -> None:
+    all_closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")
+    assert cli("run", requests_file(3), "-o", "out.jsonl", under=all_closed).code == 0
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 3
+    no_input = cli("run", "-", "-o", "other.jsonl", under=("sh", "-c", 'exec "$@" <&-', "sh"))
+    assert no_input.code == 2, no_input
+    assert "closed" in no_input.err
+    with closing(sqlite3.connect(store)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_results_stand_beside_a_requests_file_packed_or_not(cli, server, requests_file, tmp_path) -> None:
     plain = requests_file(3, "plain").read_bytes()
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / f"night{ending}").write_bytes(_packed(plain, ending))
-    ended = cli("run", f"in/night{ending}")
-    assert ended.code == 0, ended.err
-    out = read_jsonl(tmp_path / "in" / "night.results.jsonl")
-    assert [line["custom_id"] for line in out] == ["r1", "r2", "r3"]
-    for number, line in enumerate(out, 1):
-        assert set(line) == {"id", "custom_id", "response", "error"}
-        assert line["error"] is None
-        assert line["response"]["status_code"] == 200
-        assert line["response"]["body"]["object"] == "chat.completion"
-        assert f"row=r{number}" in line["response"]["body"]["choices"][0]["message"]["content"]
+    running = []
+    for name, ending in (("plain", ".jsonl"), ("gzip", ".jsonl.gz"), ("zstd", ".jsonl.zst")):
+        (tmp_path / "in" / f"{name}{ending}").write_bytes(_packed(plain, ending))
+        running.append((name, cli.start("run", f"in/{name}{ending}")))
+    for name, one in running:
+        assert one.wait().code == 0, one.wait().err
+        out = read_jsonl(tmp_path / "in" / f"{name}.results.jsonl")
+        assert [line["custom_id"] for line in out] == ["r1", "r2", "r3"]
+        for number, line in enumerate(out, 1):
+            assert set(line) == {"id", "custom_id", "response", "error"}
+            assert line["error"] is None
+            assert line["response"]["status_code"] == 200
+            assert line["response"]["body"]["object"] == "chat.completion"
+            assert f"row=r{number}" in line["response"]["body"]["choices"][0]["message"]["content"]
 
 
 def _packed(plain: bytes, ending: str) -> bytes:

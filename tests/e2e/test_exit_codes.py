@@ -84,8 +84,8 @@ def test_2_what_the_command_line_cannot_mean(cli, server, job_file, requests_fil
         ("run", "requests.jsonl", "-i", "other.jsonl"): "--input",
         ("run", "requests.jsonl", "--limit", "0"): "--limit",
         ("run", "requests.jsonl", "--budget", "much"): "--budget",
-        ("status", "last"): "no store",
-        ("resume", "last"): "no store",
+        ("status", "last"): "'last'",
+        ("resume", "last", "--store", "sqlite:///none.db"): "no store",
         ("new", "no_such_recipe"): "classify_tickets",
     }
     running = [(cli.start(*command), command, word) for command, word in tried.items()]
@@ -99,7 +99,7 @@ def test_2_what_the_command_line_cannot_mean(cli, server, job_file, requests_fil
 
 def test_2_an_unknown_run_names_itself(cli, server, requests_file, tmp_path) -> None:
     assert cli("run", requests_file(1)).code == 0
-    commands = [("status",), ("resume",), ("retry",), ("export",), ("cancel",), ("forget", "--yes")]
+    commands = [("status",), ("resume",), ("export",), ("forget", "--yes")]
     running = [cli.start(command, "zzzz", *rest) for command, *rest in commands]
     for one in running:
         ended = one.wait()
@@ -272,8 +272,14 @@ def test_73_an_output_that_cannot_be_or_is_not_ours(cli, server, requests_file, 
     (tmp_path / "theirs.jsonl").write_text("precious\n")
     (tmp_path / "file").write_text("no folder\n")
     (tmp_path / "sum.jsonl.summary.json").write_text("precious\n")
-    for output in ("folder", "theirs.jsonl", "file/out.jsonl", "sum.jsonl", "/dev/null"):
-        ended = cli("run", "requests.jsonl", "-o", output)
+    running = {
+        output: cli.start("run", requests_file(2, f"{number}.jsonl"), "-o", output)
+        for number, output in enumerate(
+            ("folder", "theirs.jsonl", "file/out.jsonl", "sum.jsonl", "/dev/null")
+        )
+    }
+    for output, one in running.items():
+        ended = one.wait()
         assert ended.code == 73, (output, ended)
         assert output in ended.err
     assert server.ledger.calls() == 0
@@ -294,6 +300,15 @@ def test_73_a_file_that_was_changed_since_is_not_ours_any_more(cli, server, requ
     ended = cli("run", "requests.jsonl", "-o", "out.jsonl")
     assert ended.code == 73, ended
     assert (tmp_path / "out.jsonl").read_text() == "somebody's edit\n"
+
+
+def test_three_processes_make_the_store_at_once_and_none_waits_for_ever(
+    cli, server, requests_file, store
+) -> None:
+    store.unlink()
+    running = [cli.start("run", requests_file(2, f"{number}.jsonl")) for number in range(3)]
+    assert [one.wait(20).code for one in running] == [0, 0, 0]
+    assert server.ledger.calls() == 6
 
 
 def test_74_a_store_that_is_none(cli, server, requests_file, tmp_path) -> None:

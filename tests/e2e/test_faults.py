@@ -7,16 +7,19 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from email.utils import formatdate
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from e2e.conftest import Cli, read_jsonl, request_line, write_jsonl
 from faultserver import (
     Arrival,
     Behaviour,
     FaultServer,
     Gate,
+    Script,
     chunked,
     cut,
     cut_message,
@@ -31,8 +34,6 @@ from faultserver import (
     reset,
     server_error,
 )
-
-from e2e.conftest import Cli, read_jsonl, request_line, write_jsonl
 
 RequestsFile = Callable[..., Path]
 JobFile = Callable[..., Path]
@@ -66,9 +67,14 @@ def by_row(server: FaultServer) -> dict[str | None, list[Arrival]]:
     return found
 
 
-def first_time(faults: Mapping[str, Behaviour]) -> Callable[[Arrival], Behaviour]:
+def first_time(faults: Mapping[str, Behaviour]) -> Script:
     """The rows named meet their fault once; all else is answered."""
     return lambda arrival: faults.get(arrival.marker or "", ok()) if arrival.nth == 1 else ok()
+
+
+def slowed(script: Script, seconds: float) -> Script:
+    """The same, each answer so many seconds later: so that calls are in flight side by side."""
+    return lambda arrival: script(arrival).after(seconds)
 
 
 def limited(headers: list[tuple[str, str]], message: str = "Slow down.") -> Behaviour:
@@ -83,7 +89,7 @@ def test_500_requests_with_one_in_ten_failing_are_answered_in_order(
 ) -> None:
     executed_and_lost = [lost(), cut(-20), cut(0), chunked(16, cut_at=40)]
     fate_unknown = [server_error(), html(503), html(200), error_in_200(), reset(), *executed_and_lost]
-    refused = [limited([("retry-after-ms", "20")]), overloaded("0"), limited([("Retry-After", "0")])]
+    refused = [limited([("retry-after-ms", "20")]), overloaded("0.05"), limited([("Retry-After", "0.05")])]
     kinds = [*fate_unknown, *refused]
     chance = random.Random(20)
     unlucky = chance.sample([f"r{n}" for n in range(1, 501)], 50)
@@ -128,9 +134,7 @@ def test_500_requests_with_one_in_ten_failing_are_answered_in_order(
     assert longest_answers < at_risk <= longest_answers + longest_prompts
 
 
-def test_the_mixed_script_of_the_fault_server(
-    cli: Cli, requests_file: RequestsFile, tmp_path: Path
-) -> None:
+def test_the_mixed_script_of_the_fault_server(cli: Cli, requests_file: RequestsFile, tmp_path: Path) -> None:
     with FaultServer("mixed", seed=3, latency=0.002) as server:
         ended = cli("run", requests_file(100), "-o", "out.jsonl", "--base-url", server.url)
         assert ended.code == 0, ended.err
@@ -208,7 +212,7 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for(
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 120
     summary = summary_of(tmp_path / "out.jsonl")
     assert summary["rows"]["ok"] == 120
-    assert sum(executed.values()) - 120 <= summary["ambiguous"] <= 8
+    assert sum(executed.values()) - 120 <= summary["ambiguous"] <= 16
 
 
 # --- faults of a row, a model, an account -------------------------------------------------------------
@@ -227,7 +231,9 @@ def test_poison_rows_fail_after_their_attempts_and_the_others_are_answered(
     for fault in failed.values():
         assert (fault["code"], fault["status"], fault["attempts"]) == ("server_error", 500, 3)
     seen = by_row(server)
-    assert {row: len(arrivals) for row, arrivals in seen.items() if len(arrivals) > 1} == dict.fromkeys(failed, 3)
+    assert {row: len(arrivals) for row, arrivals in seen.items() if len(arrivals) > 1} == dict.fromkeys(
+        failed, 3
+    )
     assert [line["id"] for line in read_jsonl(tmp_path / "out.jsonl.errors.jsonl")] == ["r7", "r31", "r50"]
     assert summary_of(tmp_path / "out.jsonl")["rows"] == {
         "in": 60, "ok": 57, "failed": 3, "invalid": 0, "skipped": 0,
@@ -256,14 +262,11 @@ def test_a_prompt_that_is_too_long_is_asked_once(
     assert summary_of(tmp_path / "out.jsonl")["errors"] == {"context_length_exceeded": 1}
 
 
-def test_a_model_that_is_gone_stops_its_own_rows_alone(
-    cli: Cli, server: FaultServer, tmp_path: Path
-) -> None:
+def test_a_model_that_is_gone_stops_its_own_rows_alone(cli: Cli, server: FaultServer, tmp_path: Path) -> None:
     models = ["gpt-6-luna", "gpt-5-gone", "gpt-6-sol"]
     lines = (request_line(n, body={"model": models[n % 3]}) for n in range(1, 301))
     source = write_jsonl(tmp_path / "requests.jsonl", lines)
-    server.latency = 0.01
-    server.script = named_script("model-gone:gpt-5-gone")
+    server.script = slowed(named_script("model-gone:gpt-5-gone"), 0.01)
     assert cli("run", source, "-o", "out.jsonl", "--concurrency", "12").code == 3
     found = read_jsonl(tmp_path / "out.jsonl")
     failed = [line for line in found if line["error"] is not None]
@@ -280,8 +283,7 @@ def test_a_model_that_is_gone_stops_its_own_rows_alone(
 def test_money_and_access_stop_the_run_with_no_call_beyond_those_in_flight(
     cli: Cli, server: FaultServer, requests_file: RequestsFile, script: str, code: int
 ) -> None:
-    server.latency = 0.02
-    server.script = named_script(script)
+    server.script = slowed(named_script(script), 0.02)
     command = ("run", requests_file(150), "-o", "out.jsonl", "--concurrency", "8")
     ended = cli(*command)
     assert ended.code == code, ended.err
@@ -315,7 +317,7 @@ def test_the_time_that_the_server_names_is_waited_in_every_form(
     assert cli("run", requests_file(8), "-o", "out.jsonl", "--concurrency", "1").code == 0
     arrivals = server.ledger.arrivals
     assert len(arrivals) == 8 + len(forms)
-    for arrival, following in zip(arrivals, arrivals[1:], strict=False):
+    for arrival, following in pairwise(arrivals):
         if arrival.nth == 1 and arrival.marker in forms:
             asked = forms[arrival.marker][1]
             waited = following.time - arrival.time
@@ -332,8 +334,7 @@ def test_no_form_of_retry_after_breaks_the_run(
         formatdate(0), "2015-10-21T07:28:00Z",
     ]  # fmt: skip
     faults = {f"r{n}": limited([("Retry-After", text)]) for n, text in enumerate(nonsense, 1)}
-    server.latency = 0.01
-    server.script = first_time(faults)
+    server.script = slowed(first_time(faults), 0.01)
     ended = cli("run", requests_file(60), "-o", "out.jsonl")
     assert ended.code == 0, ended.err
     assert ended.seconds < 20
@@ -368,8 +369,7 @@ def test_an_answer_cut_at_any_byte_is_asked_again(
         cut(60, with_reset=True),
     ]
     rows = [f"r{1 + 10 * n}" for n in range(len(cuts))]
-    server.latency = 0.005
-    server.script = first_time(dict(zip(rows, cuts, strict=True)))
+    server.script = slowed(first_time(dict(zip(rows, cuts, strict=True))), 0.005)
     ended = cli("run", requests_file(10 * len(cuts)), "-o", "out.jsonl", "--concurrency", "8")
     assert ended.code == 0, ended.err
     executed = {a.marker: server.ledger.executed[a.sha] for a in server.ledger.arrivals}
@@ -382,7 +382,11 @@ def test_an_answer_cut_at_any_byte_is_asked_again(
 def test_a_200_of_the_wrong_shape_is_kept_and_the_row_asked_again(
     cli: Cli, server: FaultServer, requests_file: RequestsFile, store: Path, tmp_path: Path
 ) -> None:
-    wrong = {"r2": html(200), "r5": error_in_200(), "r9": Behaviour(name="list", executed=True, body=b"[1, 2]")}
+    wrong = {
+        "r2": html(200),
+        "r5": error_in_200(),
+        "r9": Behaviour(name="list", executed=True, body=b"[1, 2]"),
+    }
     server.script = first_time(wrong)
     assert cli("run", requests_file(12), "-o", "out.jsonl").code == 0
     kept = [body for (body,) in sqlite3.connect(store).execute("SELECT body FROM answer ORDER BY id")]
@@ -390,7 +394,9 @@ def test_a_200_of_the_wrong_shape_is_kept_and_the_row_asked_again(
     for fault in wrong.values():
         assert fault.body in kept
     assert all(line["error"] is None for line in read_jsonl(tmp_path / "out.jsonl"))
-    assert {row: len(found) for row, found in by_row(server).items() if len(found) > 1} == dict.fromkeys(wrong, 2)
+    assert {row: len(found) for row, found in by_row(server).items() if len(found) > 1} == dict.fromkeys(
+        wrong, 2
+    )
     assert summary_of(tmp_path / "out.jsonl")["tokens"]["total"] > 0
 
 
@@ -437,7 +443,16 @@ def test_what_a_stopped_run_left_in_flight_is_held_where_the_user_wants_that(
         return ok().held(gate) if arrival.n > 10 else ok()
 
     with FaultServer(script) as server:
-        command = ("run", requests_file(30), "-o", "out.jsonl", "--concurrency", "4", "--base-url", server.url)
+        command = (
+            "run",
+            requests_file(30),
+            "-o",
+            "out.jsonl",
+            "--concurrency",
+            "4",
+            "--base-url",
+            server.url,
+        )
         running = cli.start(*command)
         server.ledger.wait_until(lambda ledger: ledger.in_flight == 4)
         running.process.kill()

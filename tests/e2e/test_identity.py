@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
+from e2e.conftest import Cli, read_jsonl, request_line, write_jsonl
 from faultserver import FaultServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from e2e.conftest import Cli, read_jsonl, request_line, write_jsonl
 from runner import engine
 from runner.api.account import account_from
 from runner.cli.account import identity_of
@@ -137,7 +137,9 @@ def test_an_answer_never_serves_at_another_server(cli: Cli, job_file: JobFile, t
             assert server.ledger.calls() == 6
             assert set(server.ledger.executed.values()) == {1}
         assert cli("run", job, "--base-url", one.url, "-o", "one.jsonl").code == 0
-        assert cli("run", job, "--base-url", one.url, "-o", "one.jsonl", env={"OPENAI_ORG_ID": "org"}).code == 73
+        assert (
+            cli("run", job, "--base-url", one.url, "-o", "one.jsonl", env={"OPENAI_ORG_ID": "org"}).code == 73
+        )
         assert (one.ledger.calls(), other.ledger.calls()) == (6, 6)
     for name in ("one.jsonl", "out.jsonl"):
         for line in read_jsonl(tmp_path / name):
@@ -371,7 +373,9 @@ class Driven:
         self.folder = folder
         self.server = server
         self.examples = 0
-        account, _ = account_from({}, provider=None, base_url=server.url, insecure_http=False, demand_key=False)
+        account, _ = account_from(
+            {}, provider=None, base_url=server.url, insecure_http=False, demand_key=False
+        )
         self._account = account
 
     def example(self) -> Path:
@@ -382,10 +386,7 @@ class Driven:
         return place
 
     def run(self, source: Path, output: Path, *, limit: int | None) -> engine.Finished:
-        if source.suffix == ".yaml":
-            job = read_job(source)
-        else:
-            job = requests_job(str(source))
+        job = read_job(source) if source.suffix == ".yaml" else requests_job(str(source))
         assert job.input is not None
         start = engine.Start(
             job=job,
@@ -402,15 +403,11 @@ class Driven:
     def executed(self, folder: Path) -> Counter[str]:
         """How often each text of an example was executed."""
         found: Counter[str] = Counter()
-        mine = f"row={folder.name}-"
         counted = self.server.ledger.executed
-        for sha, marker in self._markers():
-            if marker.startswith(mine.removeprefix("row=")):
+        for sha, marker in {(one.sha, one.marker or "") for one in self.server.ledger.arrivals}:
+            if marker.startswith(f"{folder.name}-"):
                 found[marker.rpartition("-")[2]] = counted[sha]
         return found
-
-    def _markers(self) -> set[tuple[str, str]]:
-        return {(one.sha, one.marker or "") for one in self.server.ledger.arrivals}
 
 
 @pytest.fixture(scope="module")
@@ -472,7 +469,11 @@ def test_no_edit_of_the_input_pays_for_an_unchanged_row_again(
         lines = read_jsonl(output)
         assert len(lines) == len(asked)
         for line, text in zip(lines, asked, strict=True):
-            said = line["result"]["output"] if of_job else line["response"]["body"]["choices"][0]["message"]["content"]
+            said = (
+                line["result"]["output"]
+                if of_job
+                else line["response"]["body"]["choices"][0]["message"]["content"]
+            )
             assert said.endswith(f" row={folder.name}-{text}")
         rows = summary_of(output)["rows"]
         assert rows == {"in": len(asked), "ok": len(asked), "failed": 0, "invalid": 0, "skipped": 0}

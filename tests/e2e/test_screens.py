@@ -63,13 +63,13 @@ def test_what_others_write_cannot_steer_the_terminal(cli, server, job_file, tmp_
     job_file([{"id": evil, "text": "row=r1"}, {"id": evil, "text": "row=r2"}])
     doubled = cli.start("run", "job.yaml")
     server.script = lambda arrival: error(400, f"code{evil}", f"message{evil}")
-    (tmp_path / "one").mkdir()
     write_jsonl(tmp_path / "one.jsonl", [{"id": evil, "text": "row=r3"}])
     failed = cli.start("run", "job.yaml", "-i", "one.jsonl", "-o", "one.out.jsonl")
     named = cli.start("run", f"{evil}.jsonl")
     said = [doubled.wait(), failed.wait(), named.wait()]
     assert [ended.code for ended in said] == [65, 3, 2]
-    said.append(cli("status", "last"))
+    run = said[1].err.split()[1]
+    said.append(cli("status", run))
     for ended in said:
         shown = ended.err + ended.out.decode()
         assert "evil" in shown

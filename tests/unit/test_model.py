@@ -46,7 +46,9 @@ def test_every_state_can_be_reached_from_the_first() -> None:
 
 
 def test_only_ambiguous_can_cost_without_an_answer() -> None:
-    assert {kind for kind, outcome in OUTCOME_OF_KIND.items() if outcome is Outcome.AMBIGUOUS} == {Kind.AMBIGUOUS}
+    assert {kind for kind, outcome in OUTCOME_OF_KIND.items() if outcome is Outcome.AMBIGUOUS} == {
+        Kind.AMBIGUOUS
+    }
     assert {kind for kind, outcome in OUTCOME_OF_KIND.items() if outcome is Outcome.OK} == {Kind.ANSWERED}
 
 
@@ -124,9 +126,7 @@ def test_recover_moves_what_is_in_flight_only(store: Store, state: TaskState) ->
     scene, _, _ = in_state(store, state)
     before = scene.dump()
     with store.write() as connection:
-        found = tasks.recover(
-            connection, series_id=scene.tenure.series_id, to=TaskState.READY, error=None
-        )
+        found = tasks.recover(connection, series_id=scene.tenure.series_id, to=TaskState.READY, error=None)
 
     assert found == (state is TaskState.IN_FLIGHT)
     assert (scene.dump() == before) == (state is not TaskState.IN_FLIGHT)

@@ -1,0 +1,150 @@
+"""The feed: each ready task once, in input order, made into the very call that ingest hashed."""
+
+import hashlib
+
+import pytest
+from scene import PRICES, Scene, chat_body, request_line, request_lines, settlement
+
+from runner.dispatch.feed import Feed, Nothing
+from runner.model import Call, TaskState
+from runner.question import Questions
+from runner.store.clock import now
+from runner.store.database import Store
+
+
+def drained(feed: Feed) -> list[Call]:
+    found = []
+    while isinstance(call := feed.next(), Call):
+        found.append(call)
+    return found
+
+
+def test_every_task_comes_once_in_input_order(store: Store) -> None:
+    scene = Scene(store, request_lines(700))
+
+    calls = drained(scene.feed())
+    assert [call.key for call in calls] == [f"r{n}" for n in range(700)]
+    assert [call.line for call in calls] == list(range(1, 701))
+
+
+def test_a_call_is_what_the_row_asks(store: Store) -> None:
+    line = request_line("a", "hi", max_completion_tokens=7, n=2)
+    [call] = drained(Scene(store, [line]).feed())
+    [(hash_,)] = Scene(store, [line]).query("SELECT DISTINCT hash FROM row")
+
+    assert hashlib.sha256(b"chat\n" + call.body).digest() == hash_
+    assert (call.endpoint, call.model, call.attempts, call.id) == ("chat", "m", 0, 0)
+    assert (call.demand.max_output, call.demand.choices) == (7, 2)
+    assert call.worst_case is not None
+    assert call.worst_case >= 2 * 7 * 2 * 10**6
+
+
+def test_what_is_handed_out_is_not_handed_out_again_before_the_store_knows(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    feed = scene.feed()
+    first = feed.next()
+    assert isinstance(first, Call)
+    assert [call.key for call in drained(feed)] == ["r1", "r2"]
+    assert isinstance(feed.next(), Nothing)
+
+
+def test_a_task_put_back_comes_again_with_its_attempts(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    feed = scene.feed()
+    first = feed.next()
+    assert isinstance(first, Call)
+    [number] = scene.claim(first.task_id)
+    feed.claimed(first.task_id)
+    scene.settle(settlement(number, first.task_id, TaskState.READY, due_at=now(), attempts=2))
+
+    assert [(call.key, call.attempts) for call in drained(feed)] == [("r1", 0), ("r0", 2)]
+
+
+def test_nothing_says_how_long(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    feed = scene.feed()
+    [call] = drained(feed)
+    [number] = scene.claim(call.task_id)
+    feed.claimed(call.task_id)
+    assert feed.next() == Nothing(None)
+
+    scene.settle(settlement(number, call.task_id, TaskState.READY, due_at=now() + 30_000_000))
+    nothing = feed.next()
+    assert isinstance(nothing, Nothing)
+    assert nothing.due_in == pytest.approx(30.0, abs=2.0)
+
+
+def test_an_empty_run_has_nothing_to_ask(store: Store) -> None:
+    assert Scene(store, []).feed().next() == Nothing(None)
+    assert Scene(store, [b"bad"]).feed().next() == Nothing(None)
+
+
+def test_what_an_earlier_run_paid_for_is_not_asked(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.answer(chat_body())
+    scene.new_run([*request_lines(2), request_line("new", "new")])
+
+    assert [call.key for call in drained(scene.feed())] == ["r1", "new"]
+
+
+def test_another_run_of_the_series_is_not_fed(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.expand()
+    first = scene.run
+    scene.new_run([request_line("x", "y")])
+    scene.expand()
+    scene.run = first
+
+    assert [call.key for call in drained(scene.feed())] == ["r0", "r1"]
+
+
+def feed_with_failures(scene: Scene, failed: set[int]) -> Feed:
+    return Feed(
+        scene.store,
+        scene.run.id,
+        Questions(scene.job),
+        PRICES,
+        more=lambda: False,
+        has_failed=failed.__contains__,
+    )
+
+
+def test_a_prober_is_a_row_that_has_not_failed(store: Store) -> None:
+    scene = Scene(store, request_lines(4))
+    scene.expand()
+    ids = [call.task_id for call in scene.calls()]
+    feed = feed_with_failures(scene, {ids[0], ids[1]})
+
+    prober = feed.next(to_probe=True)
+    assert isinstance(prober, Call)
+    assert prober.key == "r2"
+    assert [call.key for call in drained(feed)] == ["r0", "r1", "r3"]
+
+
+def test_where_all_have_failed_one_of_them_probes(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.expand()
+    feed = feed_with_failures(scene, {call.task_id for call in scene.calls()})
+
+    prober = feed.next(to_probe=True)
+    assert isinstance(prober, Call)
+    assert prober.key == "r0"
+    assert [call.key for call in drained(feed)] == ["r1"]
+
+
+def test_large_rows_are_taken_few_at_a_time_and_all_in_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.dispatch.feed.STOCK_BYTES", 2500)
+    scene = Scene(store, [request_line(f"r{n}", "x" * 1000 + str(n)) for n in range(20)])
+    feed = scene.feed()
+    most = 0
+    for _ in range(20):
+        call = feed.next()
+        assert isinstance(call, Call)
+        scene.claim(call.task_id)
+        feed.claimed(call.task_id)
+        most = max(most, len(feed._stock))
+
+    assert most <= 2
+    assert isinstance(feed.next(), Nothing)

@@ -1,0 +1,266 @@
+"""Group commit: in order, all of a group or none, and nobody who waits is forgotten."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from scene import Scene, answer_of, chat_body, request_lines, settlement
+from sqlalchemy import Connection
+
+from runner.errors import Fenced, StoreUnusable
+from runner.model import TaskState
+from runner.store import series, tasks
+from runner.store.database import Store
+from runner.store.tasks import Claim
+from runner.store.writer import GROUP, GroupWriter
+
+LIMIT = 20.0
+
+
+@pytest.fixture
+def scene(store: Store) -> Scene:
+    made = Scene(store, request_lines(3))
+    made.expand()
+    with store.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT, tx INTEGER)")
+    return made
+
+
+class Notes:
+    """A verb that notes its items, and what it has been called with."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+
+    def write(self, connection: Connection, items: Sequence[str]) -> list[str]:
+        self.groups.append(list(items))
+        for item in items:
+            connection.exec_driver_sql("INSERT INTO note (text, tx) VALUES (?, ?)", (item, len(self.groups)))
+        return [item.upper() for item in items]
+
+
+def writing(
+    scene: Scene, work: Callable[[GroupWriter], Awaitable[Any]], on_full: Callable[[], None] = lambda: None
+) -> Any:
+    async def once() -> Any:
+        writer = GroupWriter(scene.store, scene.tenure, on_full)
+        try:
+            return await asyncio.wait_for(work(writer), LIMIT)
+        finally:
+            await asyncio.wait_for(writer.close(), LIMIT)
+
+    return asyncio.run(once())
+
+
+def noted(scene: Scene) -> list[str]:
+    return [text for (text,) in scene.query("SELECT text FROM note ORDER BY id")]
+
+
+def test_a_write_is_on_disk_when_it_returns(scene: Scene) -> None:
+    async def work(writer: GroupWriter) -> None:
+        assert await writer.submit(Notes().write, "a") == "A"
+        assert noted(scene) == ["a"]
+
+    writing(scene, work)
+
+
+def test_writes_keep_their_order_and_get_their_own_results(scene: Scene) -> None:
+    notes = Notes()
+
+    async def work(writer: GroupWriter) -> list[str]:
+        return await asyncio.gather(*(writer.submit(notes.write, f"n{n}") for n in range(1000)))
+
+    assert writing(scene, work) == [f"N{n}" for n in range(1000)]
+    assert noted(scene) == [f"n{n}" for n in range(1000)]
+    assert max(map(len, notes.groups)) <= GROUP
+
+
+def test_what_comes_during_a_commit_goes_together_with_the_next(scene: Scene) -> None:
+    notes, begun, go_on = Notes(), threading.Event(), threading.Event()
+
+    def slow(connection: Connection, items: Sequence[str]) -> None:
+        begun.set()
+        assert go_on.wait(LIMIT)
+
+    async def work(writer: GroupWriter) -> None:
+        first = asyncio.create_task(writer.submit(slow, "first"))
+        assert await asyncio.to_thread(begun.wait, LIMIT)
+        others = [asyncio.create_task(writer.submit(notes.write, f"n{n}")) for n in range(50)]
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in others)
+        go_on.set()
+        await asyncio.gather(first, *others)
+
+    writing(scene, work)
+    assert [len(group) for group in notes.groups] == [50]
+
+
+def test_two_verbs_of_a_group_do_not_mix_their_items(scene: Scene) -> None:
+    one, other = Notes(), Notes()
+
+    async def work(writer: GroupWriter) -> list[str]:
+        return await asyncio.gather(
+            *(writer.submit((one if n % 3 else other).write, f"n{n}") for n in range(90))
+        )
+
+    assert writing(scene, work) == [f"N{n}" for n in range(90)]
+
+
+def test_a_failure_reaches_every_waiter_and_writes_nothing_of_the_group(scene: Scene) -> None:
+    begun, go_on, notes = threading.Event(), threading.Event(), Notes()
+
+    def slow(connection: Connection, items: Sequence[str]) -> None:
+        begun.set()
+        go_on.wait(LIMIT)
+
+    def refuse(connection: Connection, items: Sequence[str]) -> None:
+        raise StoreUnusable("no")
+
+    async def work(writer: GroupWriter) -> list[Any]:
+        first = asyncio.create_task(writer.submit(slow, ""))
+        await asyncio.to_thread(begun.wait, LIMIT)
+        group = [asyncio.create_task(writer.submit(notes.write, str(n))) for n in range(5)]
+        group.append(asyncio.create_task(writer.submit(refuse, "x")))
+        await asyncio.sleep(0)
+        go_on.set()
+        await first
+        ended = await asyncio.gather(*group, return_exceptions=True)
+        # One bad group is not the end: the next is written.
+        await writer.submit(notes.write, "after")
+        return ended
+
+    assert [type(one) for one in writing(scene, work)] == [StoreUnusable] * 6
+    assert noted(scene) == ["after"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("bug"),
+        OverflowError("too large"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"),
+    ],
+)
+def test_what_nobody_foresaw_reaches_every_waiter_then_and_later(scene: Scene, error: Exception) -> None:
+    def broken(connection: Connection, items: Sequence[str]) -> None:
+        raise error
+
+    async def work(writer: GroupWriter) -> None:
+        for _ in range(3):
+            with pytest.raises(StoreUnusable, match="writer failed"):
+                await asyncio.wait_for(writer.submit(broken, "x"), 5)
+
+    writing(scene, work)
+    assert noted(scene) == []
+
+
+def test_a_cancelled_waiter_is_not_the_end_of_its_write(scene: Scene) -> None:
+    begun, go_on, notes = threading.Event(), threading.Event(), Notes()
+
+    def slow(connection: Connection, items: Sequence[str]) -> None:
+        begun.set()
+        go_on.wait(LIMIT)
+
+    async def work(writer: GroupWriter) -> None:
+        first = asyncio.create_task(writer.submit(slow, ""))
+        await asyncio.to_thread(begun.wait, LIMIT)
+        given_up = asyncio.create_task(writer.submit(notes.write, "paid"))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        go_on.set()
+        await first
+
+    writing(scene, work)
+    assert noted(scene) == ["paid"]
+
+
+def test_closing_writes_what_was_handed_in(scene: Scene) -> None:
+    notes = Notes()
+
+    async def once() -> None:
+        writer = GroupWriter(scene.store, scene.tenure, lambda: None)
+        waiting = [asyncio.create_task(writer.submit(notes.write, str(n))) for n in range(600)]
+        await asyncio.sleep(0)
+        await writer.close()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(once())
+    assert len(noted(scene)) == 600
+
+
+def full(times: int) -> Callable[[Connection, Sequence[str]], list[str]]:
+    """A verb that meets a full disk so many times."""
+    left, notes = [times], Notes()
+
+    def write(connection: Connection, items: Sequence[str]) -> list[str]:
+        if left[0]:
+            left[0] -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        return notes.write(connection, items)
+
+    return write
+
+
+def test_a_full_disk_releases_the_ballast_and_the_write_is_done(scene: Scene) -> None:
+    told: list[str] = []
+    scene.store.keep_ballast("ab" * 20)
+
+    async def work(writer: GroupWriter) -> None:
+        await writer.submit(full(1), "paid")
+
+    writing(scene, work, on_full=lambda: told.append("full"))
+    assert noted(scene) == ["paid"]
+    assert told == ["full"]
+    assert not scene.store.release_ballast()
+
+
+def test_a_disk_that_is_still_full_then_is_told(scene: Scene) -> None:
+    told: list[str] = []
+    scene.store.keep_ballast("ab" * 20)
+
+    async def work(writer: GroupWriter) -> None:
+        with pytest.raises(StoreUnusable, match="is full"):
+            await writer.submit(full(2), "a")
+        with pytest.raises(StoreUnusable, match="is full"):
+            await writer.submit(full(1), "b")
+        await writer.submit(full(0), "c")
+
+    writing(scene, work, on_full=lambda: told.append("full"))
+    assert noted(scene) == ["c"]
+    assert told == ["full"]
+
+
+def test_a_lost_tenure_writes_nothing(scene: Scene) -> None:
+    async def work(writer: GroupWriter) -> None:
+        await writer.submit(Notes().write, "mine")
+        with scene.store.write() as connection:
+            series.take(connection, series.identity_of(connection, scene.tenure.series_id))
+        with pytest.raises(Fenced):
+            await writer.submit(Notes().write, "no longer mine")
+
+    writing(scene, work)
+    assert noted(scene) == ["mine"]
+
+
+def test_claims_and_answers_of_many_calls(scene: Scene) -> None:
+    ids = [call.task_id for call in scene.calls()]
+
+    async def one(writer: GroupWriter, task: int) -> None:
+        call = await writer.submit(tasks.claim, Claim(scene.run.id, scene.tenure.epoch, (task,), 1))
+        await writer.submit(
+            tasks.settle, settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body(str(task))))
+        )
+
+    async def work(writer: GroupWriter) -> None:
+        await asyncio.gather(*(one(writer, task) for task in ids))
+
+    writing(scene, work)
+    found = scene.query("SELECT task.id, answer.body FROM task JOIN answer ON answer.id = task.answer_id")
+    assert dict(found) == {task: chat_body(str(task)) for task in ids}

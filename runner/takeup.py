@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.errors import BadInput, Paused
+from runner.errors import LISTED_FAULTS, BadInput, LineFault, Paused
 from runner.files import LineReader, Stamp, digest
 from runner.ingest import InputChanged, clear, ingest
 from runner.job import Job
 from runner.model import RunState
-from runner.question import Questions
-from runner.store import runs, series
+from runner.question import Questions, Unaskable
+from runner.store import rows, runs, series
 from runner.store.database import Store
 from runner.store.runs import Fingerprint, Run
 from runner.store.series import Tenure
@@ -61,10 +61,11 @@ def take_up(
             for one in runs.of_series(connection, tenure.series_id)
             if one.meaning == job.meaning_digest() and one.row_limit == source.limit
         ]
-    known = [one for one in earlier if one.state is not RunState.INGESTING]
+    # What was rejected is read again: a longer --max-line, or another output_field, may have made it good.
+    known = [one for one in earlier if one.state not in (RunState.INGESTING, RunState.REJECTED)]
     found = _same_input(store, tenure, known, source)
     if found is not None:
-        return found
+        return _with_free_fields(store, found, job)
     _drop_unread(store, tenure)
     with store.write() as connection:
         series.fence(connection, tenure)
@@ -89,7 +90,7 @@ def take_up(
             if last == TRIES - 1 or source.path is None:
                 raise
     for one in known:
-        if one.fingerprint.sha256 == got.fingerprint.sha256 and one.state is not RunState.REJECTED:
+        if one.fingerprint.sha256 == got.fingerprint.sha256:
             _drop(store, tenure, this)
             return one
     with store.read() as connection:
@@ -134,6 +135,30 @@ def _same_input(store: Store, tenure: Tenure, known: list[Run], source: Source) 
                 runs.set_stamp(connection, one.id, now)
             return one
     return None
+
+
+def _with_free_fields(store: Store, this: Run, job: Job) -> Run:
+    """The run, unless its job names the output's own fields anew, and its rows have fields of these names."""
+    before = Job.thaw(dict(this.job))
+    if (job.output_field, job.keep) == (before.output_field, before.keep):
+        return this
+    questions = Questions(job)
+    faults: list[LineFault] = []
+    with store.read() as connection:
+        for line, text in rows.good_records(connection, this.id):
+            try:
+                questions.ask(text)
+            except Unaskable as refused:
+                faults.extend(refused.at(line))
+                if len(faults) >= LISTED_FAULTS:
+                    break
+    if faults:
+        raise BadInput(
+            "The input has fields where the output puts its own. Nothing was sent. Name another output_field, or "
+            "list in keep the fields to repeat.",
+            faults,
+        )
+    return this
 
 
 def _drop_unread(store: Store, tenure: Tenure) -> None:

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from runner.dispatch.feed import Feed, Nothing
 from runner.dispatch.gate import Gate
 from runner.limiter import Pace, Window
-from runner.model import ABANDONED, NOT_STARTED, Call, Reply, Signal
+from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
 
 Send = Callable[[Call], Awaitable[Reply]]
 ClaimCall = Callable[[Call], Awaitable[int]]
@@ -138,7 +138,9 @@ class Online:
                 reply = await self._send(call)
             with anyio.CancelScope(shield=True):
                 signal = await self._wiring.settle(call, reply)
-            self._obey(signal, started_as, prober=prober, started=reply is not NOT_STARTED)
+            # What was never asked proves nothing about the server.
+            asked = reply is not NOT_STARTED and reply is not MODEL_GONE
+            self._obey(signal, started_as, prober=prober, asked=asked)
         finally:
             self._in_flight -= 1
             self._touch()
@@ -157,8 +159,8 @@ class Online:
                 await self._wiring.settle(call, ABANDONED)
             raise
 
-    def _obey(self, signal: Signal, started_as: int, *, prober: bool, started: bool) -> None:
-        if not started:
+    def _obey(self, signal: Signal, started_as: int, *, prober: bool, asked: bool) -> None:
+        if not asked:
             if prober:
                 self._gate.give_up_probe()
             return

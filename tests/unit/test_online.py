@@ -5,6 +5,7 @@ Claim, send and settle are functions of the test; time is virtual, so that nothi
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -187,9 +188,9 @@ async def test_refusals_for_speed_narrow_the_window() -> None:
     await bench.run()
 
     assert bench.finished() == set(range(1, 201))
-    after = [at for at in bench.times("send") if at > 6]
-    busiest = max(sum(at <= other < at + 0.9 for other in after) for at in after)
-    assert busiest <= 12
+    opened = min(at for at in bench.times("send") if at > 5)
+    soon = [at for at in bench.times("send") if opened <= at < opened + 3]
+    assert max(sum(at <= other < at + 0.9 for other in soon) for at in soon) <= 10
     assert bench.most == 16
 
 
@@ -201,7 +202,7 @@ async def test_while_the_gate_is_held_one_prober_is_out_and_nobody_else() -> Non
     assert bench.finished() == set(range(1, 31))
     probes = [at for at in bench.times("send") if 5 < at < 200]
     assert 4 <= len(probes) <= 15
-    assert all(later - at > 1.0 for at, later in zip(probes, probes[1:], strict=False))
+    assert all(later - at > 1.0 for at, later in pairwise(probes))
     assert {reason for reason, _ in bench.told} == {"503"}
 
 
@@ -418,7 +419,8 @@ async def test_a_store_that_fails_ends_the_dispatch_and_settles_what_is_out() ->
         await bench.run()
 
     assert raised.group_contains(StoreUnusable, match="disk")
-    assert dict(bench.settled) == {1: ABANDONED, 2: ABANDONED, 3: ABANDONED}
+    assert {1, 2, 3} <= dict(bench.settled).keys()
+    assert all(reply is ABANDONED for _, reply in bench.settled)
 
 
 @virtually

@@ -159,9 +159,12 @@ def _read(
 def _refuse(store: Store, run_id: int, got: Ingested, *, skip_invalid: bool) -> None:
     if not got.rows:
         raise BadInput("The input has no row at all.")
+    with store.read() as connection:
+        cut = rows.ends_early(connection, run_id) if got.invalid else None
+        first = list(islice(rows.faults(connection, run_id), LISTED_FAULTS))
+    if cut:
+        raise BadInput(f"The input cannot be read to its end (line {cut}): give the whole file.", first)
     if got.invalid and not skip_invalid:
-        with store.read() as connection:
-            first = list(islice(rows.faults(connection, run_id), LISTED_FAULTS))
         raise BadInput(
             f"{got.invalid:,} of {got.rows:,} lines cannot be asked. Mend them, or plan without them: "
             "--skip-invalid.",

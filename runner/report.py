@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,11 +22,17 @@ def summarise(
     """The summary of a run as `OUTPUT.summary.json` holds it. StoreUnusable if a line is unaccounted for."""
     with store.read() as connection:
         attempts = store_totals.attempts(connection, run.id)
+        again = store_totals.asked_again(connection, run.id)
+    paid = _sum([rows.paid, *again.values()])
+    models = {
+        name: _sum([rows.by_model.get(name, Sums()), again.get(name, Sums())])
+        for name in sorted(rows.by_model.keys() | again.keys())
+    }
     accounted = rows.ok + rows.failed + rows.invalid + rows.skipped
     if accounted != run.rows_in:
         raise StoreUnusable(
             f"Run {run.name} does not balance: {run.rows_in} lines came in, {accounted} are accounted for. "
-            "Nothing was written. `runner doctor` checks the store."
+            "No summary was written. `runner doctor` checks the store."
         )
     finished = moment(run.finished_at) if run.finished_at else datetime.now(UTC)
     started = moment(run.created_at)
@@ -43,28 +51,34 @@ def summarise(
         "retries": attempts.retries,
         "rate_limited": attempts.rate_limited,
         "ambiguous": attempts.ambiguous,
-        "tokens": _tokens(rows.paid),
+        "tokens": _tokens(paid),
         "cost_usd": {
-            "total": _money(rows.paid),
+            "total": _money(paid),
             "reused": _money(rows.reused),
             "at_risk": usd(attempts.at_risk),
-            "unknown_price_rows": rows.paid.unpriced + rows.reused.unpriced,
+            "unknown_price_rows": paid.unpriced + rows.reused.unpriced,
             "prices_as_of": prices_as_of,
         },
         "reused_rows": rows.reused.rows,
         "models": {
             name: {"rows": sums.rows, "tokens": _tokens(sums), "cost_usd": _money(sums)}
-            for name, sums in sorted(rows.by_model.items())
+            for name, sums in models.items()
         },
-        "modes": {
-            "online": {"rows": rows.paid.rows, "tokens": _tokens(rows.paid), "cost_usd": _money(rows.paid)}
-        },
+        "modes": {"online": {"rows": paid.rows, "tokens": _tokens(paid), "cost_usd": _money(paid)}},
         "finish_reasons": dict(sorted(rows.finish_reasons.items())),
         "errors": dict(sorted(rows.error_codes.items(), key=lambda pair: (-pair[1], pair[0]))),
         "started_at": _time(started),
         "finished_at": _time(finished),
         "seconds": round(max(0.0, (finished - started).total_seconds()), 3),
     }
+
+
+def _sum(parts: Iterable[Sums]) -> Sums:
+    whole = Sums()
+    for part in parts:
+        for one in fields(Sums):
+            setattr(whole, one.name, getattr(whole, one.name) + getattr(part, one.name))
+    return whole
 
 
 def _tokens(sums: Sums) -> dict[str, int]:

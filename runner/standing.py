@@ -93,6 +93,8 @@ def _next(run: Run, short: dict[str, Any], left: int, held: int) -> str:
         return f"`runner retry {run.name}` asks the held rows again; they may have been charged."
     if left or run.state in (RunState.ACTIVE, RunState.CANCELLED, RunState.INGESTING):
         return f"`runner resume {run.name}`, or the same command as before, goes on."
+    if run.summary is None:
+        return "Every row has been asked, but the output is not written: the same command again writes it."
     if short["failed"]:
         return f"`runner retry {run.name}` tries the failed rows again."
     return "Nothing: every row is answered."

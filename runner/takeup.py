@@ -92,7 +92,7 @@ def take_up(
     for one in known:
         if one.fingerprint.sha256 == got.fingerprint.sha256:
             _drop(store, tenure, this)
-            return one
+            return _with_free_fields(store, one, job)
     with store.read() as connection:
         return runs.get(connection, this.id)
 

@@ -16,6 +16,7 @@ from runner.endpoints import ENDPOINTS, forced_tool
 from runner.job import Job
 from runner.model import TaskState, Usage
 from runner.pricing import usd
+from runner.question import Questions
 from runner.store.rows import Settled
 from runner.store.runs import line_of
 
@@ -24,6 +25,7 @@ FINISH_ADVICE = {
     "content_filter": "the answer was filtered: change the row, or set on_content_filter: accept",
     "refusal": "the model refused to answer: change the row, or set on_refusal: accept",
 }
+_TOOL_FIELDS = ("tools", "tool_choice", "function_call")
 
 
 class Drawing(Protocol):
@@ -69,12 +71,17 @@ class JobDrawing:
         self._keep = None if job.keep is None else frozenset(job.keep)
         self._field = orjson.dumps(job.output_field)
         self._has_schema = job.schema is not None
-        # A request's tools are the same for every row, whatever the templates put in its texts.
-        self._forced_tool = forced_tool(job.request)
+        tools = {name: job.request[name] for name in _TOOL_FIELDS if name in job.request}
+        self._forced_tool = forced_tool(tools)
+        # Only where a template makes the tools can they differ from row to row.
+        self._questions = Questions(job) if b"{{" in record.dumps(tools) else None
 
     def ok(self, row: Settled, *, reused: bool) -> bytes:
         assert row.body is not None
-        answer = self._endpoint.read(row.body, forced_tool=self._forced_tool)
+        forced = self._forced_tool
+        if self._questions is not None:
+            forced = self._questions.ask(row.record).forced_tool
+        answer = self._endpoint.read(row.body, forced_tool=forced)
         output = answer.output
         if self._has_schema and answer.finish_reason == "stop":
             output = [_json(one) for one in output] if isinstance(output, list) else _json(output)

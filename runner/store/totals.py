@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from runner.model import Kind
+from runner.model import Kind, Sums
 from runner.store.runs import row_id
 from runner.store.schema import LINE_BITS
 
@@ -59,6 +59,24 @@ def spent(connection: Connection, run_id: int) -> int:
         (run_id,),
     ).scalar_one()
     return int(known) + int(risked)
+
+
+def asked_again(connection: Connection, run_id: int) -> dict[str, Sums]:
+    """What a run has paid for answers that no row shows any more, because `runner retry` asked again; by model.
+
+    They are no rows of their own."""
+    found = connection.exec_driver_sql(
+        "SELECT coalesce(answer.model, 'unknown'), 0, coalesce(sum(input_tokens), 0),"
+        " coalesce(sum(cached_input_tokens), 0), coalesce(sum(cache_write_tokens), 0),"
+        " coalesce(sum(output_tokens), 0), coalesce(sum(reasoning_tokens), 0), coalesce(sum(total_tokens), 0),"
+        " coalesce(sum(cost), 0), count(cost), count(*) - count(cost) FROM call"
+        " JOIN attempt ON attempt.call_id = call.id AND attempt.outcome = 'ok'"
+        " JOIN task ON task.id = attempt.task_id"
+        " JOIN answer ON answer.call_id = call.id AND answer.id IS NOT task.answer_id"
+        " WHERE call.run_id = ? GROUP BY 1",
+        (run_id,),
+    )
+    return {model: Sums(*counts) for model, *counts in found}
 
 
 def unfinished(connection: Connection, run_id: int) -> int:

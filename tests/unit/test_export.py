@@ -1,6 +1,4 @@
-"""The lines of an output, drawn from stored bodies, and the files that they make."""
-
-from __future__ import annotations
+"""Export: every form of output, drawn from saved bodies, and the input's own bytes given back as they were."""
 
 import base64
 import json
@@ -9,602 +7,606 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from scene import IDENTITY, Scene, chat_body, request_line, request_lines
+from scene import IDENTITY, Scene, answer_of, chat_body, request_line, request_lines, settlement
 
-from runner.endpoints import ENDPOINTS
 from runner.errors import OutputUnwritable, StoreUnusable
 from runner.export import Outputs, export
 from runner.files import AtomicFile
 from runner.job import Job
-from runner.job.value import freeze
 from runner.model import RowTotals, TaskState, Usage
 from runner.store import series
 from runner.store.database import Store
+from runner.store.series import Identity
 
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
-FORCED = {"type": "function", "function": {"name": "look_up"}}
-SCHEMA = {
-    "type": "object",
-    "properties": {"label": {"type": "string"}, "weight": {"type": "number"}},
-    "required": ["label"],
-    "additionalProperties": False,
-}
+MESSAGES = {"messages": [{"role": "user", "content": "{{ t }}"}]}
 
 
-def job_of(**fields: Any) -> Job:
-    request = fields.pop("request", {"messages": [{"role": "user", "content": "{{ text }}"}]})
-    whole = {"endpoint": "chat", "model": "m", "path": Path("/jobs/small.yaml"), **fields}
-    return Job(name="small", input="/in/rows.jsonl", output=None, request=freeze(request), **whole)
+def job(**fields: Any) -> Job:
+    given: dict[str, Any] = {
+        "name": "j",
+        "path": Path("/j.yaml"),
+        "endpoint": "chat",
+        "model": "m",
+        "input": None,
+        "output": None,
+        "request": MESSAGES,
+    }
+    return Job(**given | fields)
 
 
-def row(number: int = 1, **more: Any) -> bytes:
-    return json.dumps({"id": number, "text": f"question {number}", **more}).encode()
-
-
-def draw(scene: Scene, folder: Path, *, job: Job | None = None) -> tuple[list[bytes], RowTotals]:
-    """Export the scene's run to `out.jsonl`: its lines, and what they came to."""
+def exported(scene: Scene, folder: Path) -> tuple[list[bytes], RowTotals]:
     outputs = Outputs(scene.store, scene.tenure, folder / "out.jsonl")
-    totals = export(scene.store, scene.run, job or scene.job, outputs)
-    text = (folder / "out.jsonl").read_bytes()
-    assert text.endswith(b"\n")
-    return text.split(b"\n")[:-1], totals
+    totals = export(scene.store, scene.run, scene.job, outputs)
+    lines = (folder / "out.jsonl").read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    return lines, totals
 
 
-def drawn(store: Store, folder: Path, body: bytes, *, line: bytes = b"", **fields: Any) -> dict[str, Any]:
-    """The output line of one row that was answered with this body."""
-    job = job_of(**fields)
-    scene = Scene(store, [line or row()], job=job)
-    assert job.endpoint is not None
-    answer = ENDPOINTS[job.endpoint].read(body, forced_tool=scene.calls()[0].forced_tool)
-    scene.answer(body, reason=answer.finish_reason, usage=answer.usage)
-    [text], _ = draw(scene, folder)
-    found: dict[str, Any] = orjson.loads(text)
-    return found
+def one_result(
+    store: Store,
+    folder: Path,
+    body: bytes,
+    *,
+    reason: str = "stop",
+    record: bytes = b'{"t":"x"}',
+    **fields: Any,
+) -> Any:
+    """The result of the only row of a job that was answered so."""
+    scene = Scene(store, [record], job=job(**fields))
+    scene.answer(body, reason=reason)
+    [line], _ = exported(scene, folder)
+    return json.loads(line)["result"]
 
 
-def calls_body(*calls: tuple[str, str], reason: str = "tool_calls") -> bytes:
-    made = [{"id": "t", "type": "function", "function": {"name": n, "arguments": a}} for n, a in calls]
-    return chat_body(None, reason=reason, tool_calls=made)
-
-
-def test_a_text_with_all_that_is_known_of_it(store: Store, tmp_path: Path) -> None:
-    assert drawn(store, tmp_path, chat_body("jā")) == {
-        "id": 1,
-        "text": "question 1",
-        "result": {
-            "output": "jā",
-            "finish_reason": "stop",
-            "model": "m",
-            "usage": {
-                "input": 10,
-                "cached_input": 0,
-                "cache_write": 0,
-                "output": 5,
-                "reasoning": 0,
-                "total": 15,
-            },
-            "cost_usd": "0.00000000002",
-            "request_id": "req_1",
-            "attempts": 1,
-        },
-    }
-
-
-def test_what_is_unknown_is_null_and_not_zero(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row()], job=job_of())
-    scene.answer(chat_body(), usage=None, cost=None, model=None)
-    [line], totals = draw(scene, tmp_path)
-    result = orjson.loads(line)["result"]
-    assert (result["usage"], result["cost_usd"], result["model"]) == (None, None, None)
-    assert (totals.paid.unpriced, totals.paid.priced, totals.paid.cost) == (1, 0, 0)
-    assert list(totals.by_model) == ["unknown"]
-
-
-def test_an_object_where_a_schema_was_asked_for(store: Store, tmp_path: Path) -> None:
-    body = chat_body('{"label": "a", "weight": 1.50}')
-    found = drawn(store, tmp_path, body, schema=freeze(SCHEMA), schema_name="ticket")
-    assert found["result"]["output"] == {"label": "a", "weight": 1.5}
-    assert b'"weight": 1.50}' in (tmp_path / "out.jsonl").read_bytes()
-
-
-def test_an_object_that_was_written_over_several_lines_stands_on_one(store: Store, tmp_path: Path) -> None:
-    body = chat_body('{\r\n  "label": "a\\nb",\n  "weight": 1.50\n}')
-    found = drawn(store, tmp_path, body, schema=freeze(SCHEMA), schema_name="ticket")
-    assert found["result"]["output"] == {"label": "a\nb", "weight": 1.5}
-
-
-def test_an_accepted_cut_of_an_object_is_its_text(store: Store, tmp_path: Path) -> None:
-    body = chat_body('{"label": "a', reason="length")
-    found = drawn(store, tmp_path, body, schema=freeze(SCHEMA), schema_name="ticket", on_length="accept")
-    assert found["result"]["output"] == '{"label": "a'
-    assert found["result"]["finish_reason"] == "length"
-
-
-def test_the_arguments_where_one_tool_was_forced(store: Store, tmp_path: Path) -> None:
-    request = {
-        "messages": [{"role": "user", "content": "{{ text }}"}],
-        "tools": [TOOL],
-        "tool_choice": FORCED,
-    }
-    body = calls_body(("look_up", '{"q": 1.50}'), reason="stop")
-    assert drawn(store, tmp_path, body, request=request)["result"]["output"] == {"q": 1.5}
-
-
-def test_a_list_of_calls_where_the_tools_were_free(store: Store, tmp_path: Path) -> None:
-    request = {"messages": [{"role": "user", "content": "{{ text }}"}], "tools": [TOOL]}
-    body = calls_body(("look_up", '{"q": 1}'), ("note", ""))
-    assert drawn(store, tmp_path, body, request=request)["result"]["output"] == [
-        {"name": "look_up", "arguments": {"q": 1}},
-        {"name": "note", "arguments": {}},
+def with_choices(*messages: dict[str, Any]) -> bytes:
+    body = json.loads(chat_body())
+    body["choices"] = [
+        {"index": n, "message": {"role": "assistant"} | message, "finish_reason": "stop"}
+        for n, message in enumerate(messages)
     ]
+    return json.dumps(body).encode()
 
 
-def choices(*texts: str) -> bytes:
-    found = json.loads(chat_body())
-    made = [
-        {"index": n, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        for n, text in enumerate(texts)
-    ]
-    # A server may list them in any order.
-    return json.dumps({**found, "choices": made[::-1]}).encode()
+def tool(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def test_a_list_of_texts_for_several_choices(store: Store, tmp_path: Path) -> None:
-    request = {"messages": [{"role": "user", "content": "{{ text }}"}], "n": 2}
-    found = drawn(store, tmp_path, choices("one", "two"), request=request)
-    assert found["result"]["output"] == ["one", "two"]
-
-
-def test_a_list_of_objects_for_several_choices_with_a_schema(store: Store, tmp_path: Path) -> None:
-    request = {"messages": [{"role": "user", "content": "{{ text }}"}], "n": 2}
-    body = choices('{"label": "a"}', '{\n"label": "b"}')
-    found = drawn(store, tmp_path, body, request=request, schema=freeze(SCHEMA), schema_name="ticket")
-    assert found["result"]["output"] == [{"label": "a"}, {"label": "b"}]
-
-
-def test_a_response_with_its_reasoning_left_out(store: Store, tmp_path: Path) -> None:
-    usage = {
-        "input_tokens": 9,
-        "output_tokens": 7,
-        "total_tokens": 16,
-        "output_tokens_details": {"reasoning_tokens": 3},
-    }
-    items = [
-        {"type": "reasoning", "summary": []},
-        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "well"}]},
-    ]
-    body = json.dumps(
-        {"object": "response", "status": "completed", "model": "m", "output": items, "usage": usage}
+def response_body(*items: dict[str, Any]) -> bytes:
+    usage = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
+    return json.dumps(
+        {"object": "response", "status": "completed", "model": "m", "output": list(items), "usage": usage}
     ).encode()
-    found = drawn(store, tmp_path, body, endpoint="responses", request={"input": "{{ text }}"})
-    assert found["result"]["output"] == "well"
-    assert found["result"]["usage"]["reasoning"] == 3
 
 
-def vector_body(vector: str) -> bytes:
-    item = f'{{"object":"embedding","index":0,"embedding":{vector}}}'
-    usage = '{"prompt_tokens":3,"total_tokens":3}'
-    return f'{{"object":"list","data":[{item}],"model":"m","usage":{usage}}}'.encode()
+def test_a_result_has_the_fields_of_the_contract(store: Store, tmp_path: Path) -> None:
+    found = one_result(store, tmp_path, chat_body("Grüße\u2028\n"))
 
-
-def test_a_vector_with_the_digits_that_came(store: Store, tmp_path: Path) -> None:
-    body = vector_body("[0.10,\n -2e-05, 3]")
-    found = drawn(store, tmp_path, body, endpoint="embeddings", request={"input": "{{ text }}"})
-    assert found["result"]["output"] == [0.1, -2e-05, 3]
-    assert b"[0.10, -2e-05, 3]" in (tmp_path / "out.jsonl").read_bytes()
-
-
-def test_a_vector_in_base64_is_numbers_in_a_jobs_output(store: Store, tmp_path: Path) -> None:
-    packed = base64.b64encode(struct.pack("<3f", 0.1, -2.5, 0.0)).decode()
-    body = vector_body(f'"{packed}"')
-    found = drawn(store, tmp_path, body, endpoint="embeddings", request={"input": "{{ text }}"})
-    assert found["result"]["output"] == [0.1, -2.5, 0.0]
-
-
-ODD = (
-    '{"id": 1, "text": "t", "n": 1.10, "big": 123456789012345678901234567890, "e": 1E+02,'
-    ' "esc": "\\u00e9\\/\\ud800", "line": "a\u2028b", "twice": 1, "twice": 2, "z": -0.0}'
-).encode()
-
-
-def test_kept_fields_have_their_original_bytes(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [ODD], job=job_of())
-    scene.answer(chat_body())
-    [line], _ = draw(scene, tmp_path)
-    assert line.startswith(ODD[:-1] + b',"result":{')
-
-
-def test_only_the_fields_named_are_kept_and_in_their_order(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [ODD], job=job_of(keep=("twice", "n", "esc")))
-    scene.answer(chat_body())
-    [line], _ = draw(scene, tmp_path)
-    assert line.startswith(rb'{"n":1.10,"esc":"\u00e9\/\ud800","twice":1,"twice":2,"result":{')
-
-
-def test_nothing_kept_but_the_result_under_its_own_name(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row()], job=job_of(keep=(), output_field='an "odd" name'))
-    scene.answer(chat_body())
-    [line], _ = draw(scene, tmp_path)
-    assert list(orjson.loads(line)) == ['an "odd" name']
-
-
-def test_a_failed_row_says_why_and_stands_in_both_files(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row(1), row(2)], job=job_of(keep=("id",)))
-    error = {"code": "context_length_exceeded", "message": "too long", "status": 400, "attempts": 1}
-    scene.fail(error)
-    scene.answer(chat_body())
-    lines, totals = draw(scene, tmp_path)
-    assert orjson.loads(lines[0]) == {"id": 1, "result": None, "error": error}
-    assert orjson.loads(lines[1])["id"] == 2
-    assert (tmp_path / "out.jsonl.errors.jsonl").read_bytes() == lines[0] + b"\n"
-    assert (totals.ok, totals.failed, totals.error_codes) == (1, 1, {"context_length_exceeded": 1})
-
-
-@pytest.mark.parametrize("reason", ["length", "content_filter", "refusal", "never_heard_of"])
-def test_an_answer_that_is_no_success_fails_unless_accepted(
-    store: Store, tmp_path: Path, reason: str
-) -> None:
-    scene = Scene(store, [row()], job=job_of())
-    scene.answer(chat_body("half", reason=reason), reason=reason)
-    [line], totals = draw(scene, tmp_path)
-    found = orjson.loads(line)
-    assert found["result"] is None
-    assert (found["error"]["code"], found["error"]["status"]) == (reason, 200)
-    # It was paid all the same, and the summary counts it.
-    assert totals.finish_reasons == {reason: 1}
-    assert totals.paid.cost == 20
-    if reason != "never_heard_of":
-        [line], totals = draw(scene, tmp_path, job=job_of(**{f"on_{reason}": "accept"}))
-        assert orjson.loads(line)["result"]["output"] == "half"
-        assert totals.ok == 1
-
-
-def test_an_answer_with_a_fault_is_a_failed_row(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row()], job=job_of(schema=freeze(SCHEMA), schema_name="s"))
-    scene.answer(chat_body("{}"), fault='{"code": "schema_mismatch", "message": "$ lacks a property"}')
-    [line], _ = draw(scene, tmp_path)
-    assert orjson.loads(line)["error"] == {
-        "code": "schema_mismatch",
-        "message": "$ lacks a property",
-        "status": 200,
+    assert found == {
+        "output": "Grüße\u2028\n",
+        "finish_reason": "stop",
+        "model": "m",
+        "usage": {"input": 10, "cached_input": 0, "cache_write": 0, "output": 5, "reasoning": 0, "total": 15},
+        "cost_usd": "0.00000000002",
+        "request_id": "req_1",
         "attempts": 1,
     }
 
 
-def test_an_invalid_row_keeps_its_fields_where_it_has_any(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [b'{"id": 1, "note": 1.0}', b"{not json", b"[1]", row(4)], job=job_of(key="id"))
+SCHEMA = {"type": "object", "properties": {"a": {}}}
+TOOLS = [{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "g"}}]
+FORCED = {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}
+
+
+def test_a_structured_answer_is_the_object_with_its_own_numbers(store: Store, tmp_path: Path) -> None:
+    text = '{"a": 1.10, "b": 12345678901234567890123, "c": 1e400, "a": 2, "d": "\\u00e9"}'
+    scene = Scene(store, [b'{"t":1}'], job=job(schema=SCHEMA))
+    scene.answer(chat_body(text))
+    [line], _ = exported(scene, tmp_path)
+
+    assert b'"output":' + text.encode() + b"," in line
+
+
+def test_a_structured_answer_over_several_lines_becomes_one(store: Store, tmp_path: Path) -> None:
+    found = one_result(store, tmp_path, chat_body('{\n  "a": [\r\n 1.50 ]\n}\n'), schema=SCHEMA)
+
+    assert found["output"] == {"a": [1.5]}
+
+
+def test_several_structured_answers_are_a_list_of_objects(store: Store, tmp_path: Path) -> None:
+    body = with_choices({"content": '{"a": 1}'}, {"content": '{"a": 2}'})
+    assert one_result(store, tmp_path, body, schema=SCHEMA, request=MESSAGES | {"n": 2})["output"] == [
+        {"a": 1},
+        {"a": 2},
+    ]
+
+
+def test_a_cut_structured_answer_that_is_accepted_is_its_text(store: Store, tmp_path: Path) -> None:
+    found = one_result(
+        store, tmp_path, chat_body('{"a', reason="length"), reason="length", schema=SCHEMA, on_length="accept"
+    )
+    assert (found["output"], found["finish_reason"]) == ('{"a', "length")
+
+
+def test_a_text_that_looks_like_json_stays_a_text_without_a_schema(store: Store, tmp_path: Path) -> None:
+    assert one_result(store, tmp_path, chat_body('{"a": 1}'))["output"] == '{"a": 1}'
+
+
+def test_one_forced_tool_gives_its_arguments(store: Store, tmp_path: Path) -> None:
+    body = with_choices({"content": None, "tool_calls": [tool("f", '{"x": 1}')]})
+    assert one_result(store, tmp_path, body, request=MESSAGES | FORCED)["output"] == {"x": 1}
+
+
+def test_free_tool_calls_are_a_list(store: Store, tmp_path: Path) -> None:
+    body = with_choices({"content": None, "tool_calls": [tool("f", '{"x": 1}'), tool("g", "")]})
+    found = one_result(store, tmp_path, body, reason="tool_calls", request=MESSAGES | {"tools": TOOLS})
+    assert found["output"] == [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]
+
+
+def test_a_tool_that_a_template_forces_is_forced(store: Store, tmp_path: Path) -> None:
+    record = json.dumps({"t": "hi", "choice": FORCED["tool_choice"]}).encode()
+    body = with_choices({"content": None, "tool_calls": [tool("f", '{"x": 1}')]})
+    request = MESSAGES | {"tools": TOOLS, "tool_choice": "{{ choice }}"}
+    assert one_result(store, tmp_path, body, record=record, request=request)["output"] == {"x": 1}
+
+
+def test_several_choices_are_a_list_in_their_own_order(store: Store, tmp_path: Path) -> None:
+    body = json.loads(with_choices({"content": "one"}, {"content": "two"}, {"content": "three"}))
+    body["choices"].reverse()
+    found = one_result(store, tmp_path, json.dumps(body).encode(), request=MESSAGES | {"n": 3})
+    assert found["output"] == ["one", "two", "three"]
+
+
+def test_a_response_gives_its_text_or_its_calls(store: Store, tmp_path: Path) -> None:
+    text = {
+        "type": "message",
+        "content": [{"type": "output_text", "text": "a"}, {"type": "output_text", "text": "b"}],
+    }
+    reasoning = {"type": "reasoning", "summary": []}
+    fields: dict[str, Any] = {"endpoint": "responses", "request": {"input": "{{ t }}"}}
+    assert one_result(store, tmp_path, response_body(reasoning, text), **fields)["output"] == "ab"
+
+
+def test_a_forced_tool_of_a_response(store: Store, tmp_path: Path) -> None:
+    body = response_body({"type": "function_call", "name": "f", "arguments": '{"x": 2}'})
+    request = {"input": "{{ t }}", "tools": [{"type": "function", "name": "f"}], "tool_choice": "required"}
+    assert one_result(store, tmp_path, body, endpoint="responses", request=request)["output"] == {"x": 2}
+
+
+def embedding_body(embedding: object) -> bytes:
+    return json.dumps(
+        {
+            "object": "list",
+            "data": [{"index": 0, "embedding": embedding}],
+            "model": "m",
+            "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        }
+    ).encode()
+
+
+def test_a_vector_keeps_the_servers_own_digits(store: Store, tmp_path: Path) -> None:
+    body = embedding_body([0.1]).replace(b"[0.1]", b"[0.10, -1.50e-05,\n 3]")
+    scene = Scene(store, [b'{"t":"x"}'], job=job(endpoint="embeddings", request={"input": "{{ t }}"}))
+    scene.answer(body)
+    [line], _ = exported(scene, tmp_path)
+
+    assert b'"output":[0.10, -1.50e-05, 3]' in line or b'"output":[0.10, -1.50e-05,3]' in line
+
+
+def test_a_packed_vector_gives_the_same_floats_back(store: Store, tmp_path: Path) -> None:
+    floats = struct.unpack("<4f", struct.pack("<4f", 0.1, -2.5, 1e-8, 3.0))
+    packed = base64.b64encode(struct.pack("<4f", *floats)).decode()
+    found = one_result(
+        store,
+        tmp_path,
+        embedding_body(packed),
+        endpoint="embeddings",
+        request={"input": "{{ t }}", "encoding_format": "base64"},
+    )
+    assert struct.pack("<4f", *found["output"]) == struct.pack("<4f", *floats)
+
+
+ODD = (
+    '{ "id":1.0e+2 , "big":123456789012345678901234567890,"esc":"\\u00e9\\/","t":"a","t":"b",'
+    '"sep":"\u2028\u2029\u0085","half":"\\ud800","e":{}, "list":[1 , 2]}'
+).encode()
+
+
+def test_all_fields_keep_their_bytes(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [ODD], job=job())
     scene.answer(chat_body())
-    lines, totals = draw(scene, tmp_path)
-    assert lines[0].startswith(b'{"id": 1, "note": 1.0,"result":null,"error":{"code":"missing_field"')
-    assert [list(orjson.loads(line)) for line in lines[1:3]] == [["result", "error"]] * 2
-    assert orjson.loads(lines[1])["error"]["message"].startswith("line 2: ")
-    assert (totals.ok, totals.invalid, totals.failed, totals.skipped) == (1, 3, 0, 0)
-    assert (tmp_path / "out.jsonl.errors.jsonl").read_bytes() == b"\n".join(lines[:3]) + b"\n"
+    [line], _ = exported(scene, tmp_path)
+
+    assert line.startswith(ODD[:-1] + b',"result":{')
 
 
-def test_what_is_not_answered_yet_is_skipped_and_no_error(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row(1), row(2), row(3)], job=job_of())
+def test_kept_fields_keep_their_bytes_and_their_order(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [ODD], job=job(keep=("list", "esc", "t", "missing")))
     scene.answer(chat_body())
-    lines, totals = draw(scene, tmp_path)
-    assert [orjson.loads(line).get("error", {}).get("code") for line in lines] == [None, "skipped", "skipped"]
-    assert (totals.ok, totals.skipped, totals.error_codes) == (1, 2, {})
-    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
+    [line], _ = exported(scene, tmp_path)
+
+    assert line.startswith(b'{"esc":"\\u00e9\\/","t":"a","t":"b","list":[1 , 2],"result":{')
 
 
-def test_a_held_row_is_a_failed_one(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row()], job=job_of())
-    scene.fail({"code": "timeout", "message": "m", "status": None, "attempts": 1}, to=TaskState.HELD)
-    [line], totals = draw(scene, tmp_path)
-    assert orjson.loads(line)["error"]["code"] == "timeout"
+def test_no_field_need_be_kept(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [ODD], job=job(keep=(), output_field="answer"))
+    scene.answer(chat_body())
+    [line], _ = exported(scene, tmp_path)
+
+    assert list(json.loads(line)) == ["answer"]
+
+
+def test_a_failed_row_has_its_error_beside_its_fields(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}', b'{"t":2}'], job=job())
+    scene.fail({"code": "server_error", "message": "boom", "status": 500, "attempts": 6})
+    scene.answer(chat_body())
+    lines, totals = exported(scene, tmp_path)
+
+    assert json.loads(lines[0]) == {
+        "t": 1,
+        "result": None,
+        "error": {"code": "server_error", "message": "boom", "status": 500, "attempts": 6},
+    }
+    assert (tmp_path / "out.jsonl.errors.jsonl").read_bytes() == lines[0] + b"\n"
+    assert (totals.ok, totals.failed, totals.invalid, totals.skipped) == (1, 1, 0, 0)
+    assert totals.error_codes == {"server_error": 1}
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "refusal", "odd_reason"])
+def test_an_answer_that_is_no_success_is_a_failed_row_whose_body_stays(
+    store: Store, tmp_path: Path, reason: str
+) -> None:
+    scene = Scene(store, [b'{"t":1}'], job=job())
+    scene.answer(chat_body("half"), reason=reason)
+    [line], totals = exported(scene, tmp_path)
+
+    found = json.loads(line)
+    assert (found["result"], found["error"]["code"], found["error"]["status"]) == (None, reason, 200)
+    assert totals.finish_reasons == {reason: 1}
+    assert totals.paid.rows == 1
+    assert scene.query("SELECT body FROM answer") == [(chat_body("half"),)]
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter", "refusal"])
+def test_what_the_job_accepts_is_a_result(store: Store, tmp_path: Path, reason: str) -> None:
+    found = one_result(store, tmp_path, chat_body("half"), reason=reason, **{f"on_{reason}": "accept"})
+    assert (found["output"], found["finish_reason"]) == ("half", reason)
+
+
+def test_an_answer_that_does_not_meet_its_schema_is_a_failed_row(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}'], job=job(schema=SCHEMA))
+    scene.answer(chat_body("oops"), fault='{"code":"invalid_json","message":"no"}')
+    [line], totals = exported(scene, tmp_path)
+
+    assert json.loads(line)["error"] == {
+        "code": "invalid_json",
+        "message": "no",
+        "status": 200,
+        "attempts": 1,
+    }
     assert totals.failed == 1
 
 
-def test_an_answer_of_an_earlier_run_is_marked_and_summed_apart(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [row(1)], job=job_of())
-    scene.answer(chat_body(), cost=7)
-    scene.new_run([row(2), row(1)])
-    scene.answer(chat_body(), cost=5)
-    lines, totals = draw(scene, tmp_path)
-    assert [orjson.loads(line)["result"].get("reused") for line in lines] == [None, True]
-    assert (totals.paid.rows, totals.paid.cost, totals.reused.rows, totals.reused.cost) == (1, 5, 1, 7)
-    assert totals.by_model["m"].cost == 12
+INVALID = [b"{broken", b'"a text"', b'{"t": "\xff"}', b'{"no": "t"}', b'{"t": 1, "result": 2}']
 
 
-def test_one_answer_for_equal_questions_is_paid_by_the_first_row(store: Store, tmp_path: Path) -> None:
-    same = [b'{"id": 1, "text": "t"}', b'{"id": 2, "text": "t"}']
-    scene = Scene(store, [row(9)], job=job_of(dedupe=True))
-    scene.new_run(same, dedupe=True)
-    scene.answer(chat_body(), cost=5)
-    lines, totals = draw(scene, tmp_path)
-    assert [orjson.loads(line)["result"].get("reused") for line in lines] == [None, True]
-    assert (totals.paid.cost, totals.reused.cost, totals.skipped) == (5, 5, 0)
+@pytest.mark.parametrize("bad", INVALID)
+def test_an_invalid_line_has_its_own_output_line_in_its_place(
+    store: Store, tmp_path: Path, bad: bytes
+) -> None:
+    scene = Scene(store, [b'{"t":1}', bad, b'{"t":3}'], job=job())
+    scene.answer(chat_body())
+    scene.answer(chat_body())
+    lines, totals = exported(scene, tmp_path)
+
+    found = [json.loads(line) for line in lines]
+    assert [one.get("t") for one in (found[0], found[2])] == [1, 3]
+    assert found[1]["result"] is None
+    assert "line 2" in found[1]["error"]["message"]
+    assert (found[1]["error"]["status"], found[1]["error"]["attempts"]) == (None, 0)
+    assert (totals.ok, totals.invalid, totals.failed) == (2, 1, 0)
+    assert (tmp_path / "out.jsonl.errors.jsonl").read_bytes() == lines[1] + b"\n"
+
+
+def test_a_row_without_an_answer_yet_is_skipped_and_is_no_error(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}', b'{"t":2}'], job=job())
+    scene.answer(chat_body())
+    lines, totals = exported(scene, tmp_path)
+
+    assert json.loads(lines[1])["error"]["code"] == "skipped"
+    assert (totals.ok, totals.skipped) == (1, 1)
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
+
+
+def test_a_held_row_is_a_failed_row_with_its_error(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}'], job=job())
+    scene.fail({"code": "timeout", "message": "silence", "status": None, "attempts": 1}, to=TaskState.HELD)
+    [line], totals = exported(scene, tmp_path)
+    assert json.loads(line)["error"]["code"] == "timeout"
+    assert totals.failed == 1
+
+
+def test_what_another_run_paid_for_says_so(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}'], job=job())
+    scene.answer(chat_body())
+    scene.new_run([b'{"t":1}', b'{"t":2}'])
+    scene.answer(chat_body())
+    lines, totals = exported(scene, tmp_path)
+
+    assert [json.loads(line)["result"].get("reused") for line in lines] == [True, None]
+    assert (totals.reused.rows, totals.paid.rows) == (1, 1)
+
+
+def test_of_deduped_rows_the_first_paid(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [], job=job())
+    scene.new_run([b'{"id":1,"t":"a"}', b'{"id":2,"t":"a"}'], dedupe=True)
+    scene.answer(chat_body())
+    lines, totals = exported(scene, tmp_path)
+
+    assert [json.loads(line)["result"].get("reused") for line in lines] == [None, True]
+    assert (totals.paid.cost, totals.reused.cost) == (20, 20)
+
+
+def test_the_order_is_the_inputs_whatever_the_order_of_answers(store: Store, tmp_path: Path) -> None:
+    count = 600
+    scene = Scene(store, [b'{"t":%d}' % n for n in range(count)], job=job())
+    calls = scene.calls()
+    for call in reversed(calls[::7]):
+        [number] = scene.claim(call.task_id)
+        scene.settle(
+            settlement(
+                number,
+                call.task_id,
+                TaskState.ANSWERED,
+                finish_reason="stop",
+                answer=answer_of(chat_body(str(call.line))),
+            )
+        )
+    lines, totals = exported(scene, tmp_path)
+
+    assert [json.loads(line)["t"] for line in lines] == list(range(count))
+    for n, line in enumerate(lines):
+        result = json.loads(line)["result"]
+        assert (result["output"] == str(n + 1)) if n % 7 == 0 else result is None
+    assert totals.ok + totals.skipped == count
+
+
+def test_a_damaged_answer_is_told_and_nothing_is_written(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}', b'{"t":2}'], job=job())
+    scene.answer(chat_body("one"))
+    scene.answer(chat_body("two"))
+    exported(scene, tmp_path)
+    before = (tmp_path / "out.jsonl").read_bytes()
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE answer SET body = ? WHERE id = 2", (chat_body("t0o"),))
+
+    with pytest.raises(StoreUnusable, match=r"line 2 of run .* is damaged") as raised:
+        exported(scene, tmp_path)
+    assert raised.value.exit_code == 74
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+
+
+def test_an_export_is_the_same_each_time(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [*request_lines(5), b"bad"])
+    for _ in range(3):
+        scene.answer(chat_body())
+    first, _ = exported(scene, tmp_path)
+    again, _ = exported(scene, tmp_path)
+    assert first == again
 
 
 # The Batch API's own format
 
 
-def test_a_batch_line_passes_the_body_on_as_it_came(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [request_line("ä1")])
-    body = chat_body("yes").replace(b'"total_tokens": 15', b'"total_tokens": 15, "odd": 1.50e+00, "odd": 2')
-    scene.answer(body)
-    [line], _ = draw(scene, tmp_path)
-    found = orjson.loads(line)
-    assert list(found) == ["id", "custom_id", "response", "error"]
-    assert (found["custom_id"], found["error"]) == ("ä1", None)
-    assert list(found["response"]) == ["status_code", "request_id", "body"]
-    assert (found["response"]["status_code"], found["response"]["request_id"]) == (200, "req_1")
-    assert b'"body":' + body + b"}" in line
+def requests_output(
+    store: Store, folder: Path, body: bytes, line: bytes | None = None, **answer: Any
+) -> bytes:
+    scene = Scene(store, [line or request_line("k1")])
+    scene.answer(body, **answer)
+    [found], _ = exported(scene, folder)
+    return found
 
 
-def test_a_batch_lines_custom_id_is_as_it_was_written(store: Store, tmp_path: Path) -> None:
-    line = request_line("x").replace(b'"x"', rb'"a\u00e9\/"')
-    scene = Scene(store, [line])
-    scene.answer(chat_body())
-    [text], _ = draw(scene, tmp_path)
-    assert rb'"custom_id":"a\u00e9\/"' in text
+def test_a_body_is_passed_on_as_it_came(store: Store, tmp_path: Path) -> None:
+    body = b'{"n":1.10,"n":2,"x":"\\u00e9\xe2\x80\xa8","choices":[{"message":{"content":"a"}}]}'
+    line = requests_output(store, tmp_path, body)
+
+    assert line.endswith(b'"body":' + body + b'},"error":null}')
+    assert json.loads(line)["custom_id"] == "k1"
+    assert json.loads(line)["response"]["status_code"] == 200
+    assert json.loads(line)["response"]["request_id"] == "req_1"
 
 
-PRETTY = json.dumps(json.loads(chat_body("a\nb")), indent=2).encode()
-
-
-@pytest.mark.parametrize(
-    ("body", "kept"),
-    [
-        (PRETTY, b'"message":{"role":"assistant","content":"a\\nb"}'),
-        (PRETTY.replace(b"\n", b"\r\n"), b'"content":"a\\nb"'),
-        (PRETTY.replace(b"15", b"15.00e0"), b"15.00e0"),
-        (PRETTY.replace(b'"a\\nb"', b'"\\ud800\\u2028 \xe2\x80\xa8"'), b'\\ud800\\u2028 \xe2\x80\xa8"'),
-        (PRETTY.replace(b'"index": 0', b'"index": 0, "deep": ' + b"[" * 900 + b"]" * 900), b"[" * 900),
-    ],
-    ids=["lf", "crlf", "number", "half a character", "deep"],
-)
-def test_a_body_of_several_lines_becomes_one_line(
-    store: Store, tmp_path: Path, body: bytes, kept: bytes
+def test_a_pretty_printed_body_becomes_one_line_with_its_tokens_as_they_were(
+    store: Store, tmp_path: Path
 ) -> None:
-    ENDPOINTS["chat"].read(body)
-    scene = Scene(store, [request_line("r")])
-    scene.answer(body)
-    [line], _ = draw(scene, tmp_path)
-    assert kept in line
+    body = (
+        json.dumps(json.loads(chat_body("two\nlines")), indent=2)
+        .replace('"index": 0', '"index": 0.0e1')
+        .encode()
+    )
+    line = requests_output(store, tmp_path, body + b"\r\n")
+
+    assert b"\n" not in line
     assert b"\r" not in line
+    assert b"0.0e1" in line
     assert json.loads(line)["response"]["body"] == json.loads(body)
 
 
-@pytest.mark.parametrize("body", [b"\xef\xbb\xbf" + chat_body("a"), chat_body("a").decode().encode("utf-16")])
-def test_a_body_with_a_byte_order_mark_is_json_without_it(store: Store, tmp_path: Path, body: bytes) -> None:
-    ENDPOINTS["chat"].read(body)
-    scene = Scene(store, [request_line("r")])
-    scene.answer(body)
-    [line], _ = draw(scene, tmp_path)
-    assert orjson.loads(line)["response"]["body"] == json.loads(body)
-
-
-def test_a_body_that_says_infinity_does_not_stop_the_export(store: Store, tmp_path: Path) -> None:
-    # Servers write the log of a probability of zero like this.
-    body = PRETTY.replace(b'"index": 0', b'"index": 0, "logprob": -Infinity')
-    ENDPOINTS["chat"].read(body)
-    scene = Scene(store, [request_line("r")])
-    scene.answer(body)
-    [line], totals = draw(scene, tmp_path)
-    assert b"-Infinity" in line
-    assert totals.ok == 1
-
-
-@pytest.mark.parametrize("reason", ["length", "content_filter", "refusal", "function_call", "repetition"])
+@pytest.mark.parametrize(
+    "reason", ["length", "content_filter", "refusal", "tool_calls", "model_length", "abort"]
+)
 def test_a_200_is_passed_on_whatever_its_finish_reason(store: Store, tmp_path: Path, reason: str) -> None:
-    scene = Scene(store, [request_line("r")])
-    scene.answer(chat_body("x", reason=reason), reason=reason)
-    [line], totals = draw(scene, tmp_path)
-    assert orjson.loads(line)["error"] is None
-    assert (totals.ok, totals.finish_reasons) == (1, {reason: 1})
+    line = requests_output(store, tmp_path, chat_body(reason=reason), reason=reason)
+    assert json.loads(line)["error"] is None
 
 
-def test_vectors_stay_in_the_encoding_that_was_asked_for(store: Store, tmp_path: Path) -> None:
-    request = {"model": "m", "input": "t", "encoding_format": "base64"}
-    asked = {"custom_id": "r", "method": "POST", "url": "/v1/embeddings", "body": request}
-    scene = Scene(store, [json.dumps(asked).encode()])
-    scene.answer(vector_body('"zczMPQ=="'))
-    [line], _ = draw(scene, tmp_path)
-    assert orjson.loads(line)["response"]["body"]["data"][0]["embedding"] == "zczMPQ=="
+@pytest.mark.parametrize("custom_id", ['"k"', '"\\u00e9\\/"', "17", '"\u2028"'])
+def test_a_custom_id_is_given_back_as_it_was_written(store: Store, tmp_path: Path, custom_id: str) -> None:
+    line = request_line("K").replace(b'"K"', custom_id.encode())
+    assert b'"custom_id":' + custom_id.encode() + b"," in requests_output(store, tmp_path, chat_body(), line)
 
 
-def test_a_failed_batch_line_has_the_status_that_it_met(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, request_lines(2))
-    scene.fail({"code": "invalid_value", "message": "no such", "status": 400, "attempts": 1})
-    scene.fail({"code": "timeout", "message": "none came", "status": None, "attempts": 6})
-    first, second = map(orjson.loads, draw(scene, tmp_path)[0])
-    assert first["response"]["status_code"] == 400
-    assert first["response"]["body"]["error"]["code"] == "invalid_value"
-    assert first["error"] == {"code": "invalid_value", "message": "no such"}
-    assert (second["response"], second["error"]["code"]) == (None, "timeout")
+def test_failed_rows_in_the_batch_format(store: Store, tmp_path: Path) -> None:
+    scene = Scene(
+        store,
+        [
+            request_line("a", "1"),
+            request_line("b", "2"),
+            b'{"custom_id": "c"}',
+            b"[]",
+            request_line("d", "3"),
+        ],
+    )
+    scene.fail({"code": "bad", "message": "no", "status": 400, "attempts": 1})
+    scene.fail({"code": "timeout", "message": "silence", "status": None, "attempts": 6})
+    lines, totals = exported(scene, tmp_path)
+
+    found = [json.loads(line) for line in lines]
+    assert [one["custom_id"] for one in found] == ["a", "b", "c", None, "d"]
+    assert found[0]["response"]["status_code"] == 400
+    assert found[0]["response"]["body"]["error"] == {
+        "message": "no",
+        "type": None,
+        "param": None,
+        "code": "bad",
+    }
+    assert [one["response"] for one in found[1:]] == [None] * 4
+    assert [one["error"]["code"] for one in found[:2]] == ["bad", "timeout"]
+    assert (totals.failed, totals.invalid, totals.skipped) == (2, 2, 1)
+    assert all(set(one) == {"id", "custom_id", "response", "error"} for one in found)
 
 
-def test_an_invalid_batch_line_bears_its_custom_id_where_it_has_one(store: Store, tmp_path: Path) -> None:
-    bad_url = request_line("b").replace(b"/v1/chat/completions", b"/v1/unheard_of")
-    scene = Scene(store, [bad_url, b'{"custom_id": "c"', b'{"method": "POST"}', request_line("d")])
+def test_ids_differ_by_line_and_never_change(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(4))
     scene.answer(chat_body())
-    found = [orjson.loads(line) for line in draw(scene, tmp_path)[0]]
-    assert [one["custom_id"] for one in found] == ["b", None, None, "d"]
-    assert [one["response"] is None for one in found] == [True, True, True, False]
-    assert len({one["id"] for one in found}) == 4
-
-
-def test_ids_do_not_change_from_export_to_export(store: Store, tmp_path: Path) -> None:
-    lines = [request_line("a"), request_line("b"), b"{", request_line("c")]
-    scene = Scene(store, lines)
-    partial = [orjson.loads(line)["id"] for line in draw(scene, tmp_path)[0]]
+    before = [json.loads(line)["id"] for line in exported(scene, tmp_path)[0]]
     scene.answer(chat_body())
-    scene.fail({"code": "c", "message": "m", "status": 400, "attempts": 1})
-    later = [orjson.loads(line)["id"] for line in draw(scene, tmp_path)[0]]
-    assert partial == later
-    assert len(set(later)) == 4
+    after = [json.loads(line)["id"] for line in exported(scene, tmp_path)[0]]
+
+    assert before == after
+    assert len(set(before)) == 4
+    assert all(one.startswith("batch_req_") for one in before)
 
 
-# Files
+def test_a_vector_keeps_the_format_that_was_asked_for(store: Store, tmp_path: Path) -> None:
+    packed = base64.b64encode(struct.pack("<2f", 0.1, 2.0)).decode()
+    line = (
+        request_line("k")
+        .replace(b"/v1/chat/completions", b"/v1/embeddings")
+        .replace(b'"messages"', b'"encoding_format": "base64", "input": "x", "messages"')
+    )
+    found = json.loads(requests_output(store, tmp_path, embedding_body(packed), line))
+    assert found["response"]["body"]["data"][0]["embedding"] == packed
 
 
-def test_a_damaged_answer_stops_the_export_and_changes_no_file(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, request_lines(2))
-    scene.answer(chat_body())
-    scene.fail({"code": "c", "message": "m", "status": 400, "attempts": 1})
-    outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
-    export(store, scene.run, scene.job, outputs)
-    outputs.write_summary({"rows": 2})
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(before) == 3
-    with store.write() as connection:
-        connection.exec_driver_sql("UPDATE answer SET body = replace(body, 'yes', 'no!')")
-    with pytest.raises(StoreUnusable, match=f"line 1 of run {scene.run.name} is damaged.*doctor"):
-        export(store, scene.run, scene.job, outputs)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+# Whose files they are
 
 
-def test_a_stored_error_that_cannot_be_read_is_damage_too(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, request_lines(1))
-    scene.fail({"code": "c", "message": "m", "status": 400, "attempts": 1})
-    with store.write() as connection:
-        connection.exec_driver_sql("UPDATE task SET error = '{\"code'")
-    with pytest.raises(StoreUnusable, match="damaged"):
-        draw(scene, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_errors_that_are_out_of_date_are_removed(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, request_lines(1))
-    task = scene.fail({"code": "c", "message": "m", "status": 400, "attempts": 1})
-    errors = tmp_path / "out.jsonl.errors.jsonl"
-    draw(scene, tmp_path)
-    assert errors.exists()
-    with store.write() as connection:
-        connection.exec_driver_sql("UPDATE task SET state = 'ready', due_at = 0 WHERE id = ?", (task,))
-    scene.answer(chat_body())
-    draw(scene, tmp_path)
-    assert not errors.exists()
-
-
-def test_the_summary_of_before_goes_with_its_output(store: Store, tmp_path: Path) -> None:
+def test_our_own_file_is_replaced_and_anybody_elses_is_not(store: Store, tmp_path: Path) -> None:
     scene = Scene(store, request_lines(1))
     outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
-    export(store, scene.run, scene.job, outputs)
-    outputs.write_summary({"rows": 1})
+    outputs.check(overwrite=False)
+    exported(scene, tmp_path)
+    outputs.check(overwrite=False)
+    (tmp_path / "out.jsonl").write_bytes(b"mine!\n")
+
+    with pytest.raises(OutputUnwritable, match="--overwrite"):
+        outputs.check(overwrite=False)
+    outputs.check(overwrite=True)
+    assert (tmp_path / "out.jsonl").read_bytes() == b"mine!\n"
+
+
+@pytest.mark.parametrize("suffix", ["", ".errors.jsonl", ".summary.json"])
+def test_each_of_the_three_files_is_looked_at(store: Store, tmp_path: Path, suffix: str) -> None:
+    scene = Scene(store, request_lines(1))
+    (tmp_path / f"out.jsonl{suffix}").write_text("somebody's")
+    with pytest.raises(OutputUnwritable, match="this series did not write it"):
+        Outputs(store, scene.tenure, tmp_path / "out.jsonl").check(overwrite=False)
+
+
+def test_another_series_does_not_replace_our_file(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(1))
+    exported(scene, tmp_path)
+    with store.write() as connection:
+        other = series.take(connection, Identity("other", "", "", "", "", "", ""))
+    with pytest.raises(OutputUnwritable):
+        Outputs(store, other, tmp_path / "out.jsonl").check(overwrite=False)
+
+
+def test_a_touched_or_copied_file_with_our_bytes_is_still_ours(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(1))
+    exported(scene, tmp_path)
+    path = tmp_path / "out.jsonl"
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    os.utime(path, (1, 1))
+    Outputs(store, scene.tenure, path).check(overwrite=False)
+
+
+def test_a_death_between_note_and_name_disowns_neither_file(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(1))
+    exported(scene, tmp_path)
+    outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
+    with AtomicFile(tmp_path / "out.jsonl") as file:
+        file.write(b'{"new": 1}\n')
+        outputs.note(file)
+        file.discard()
+    outputs.check(overwrite=False)
+    (tmp_path / "out.jsonl").write_bytes(b'{"new": 1}\n')
+    outputs.check(overwrite=False)
+
+
+def test_the_summary_is_gone_while_the_output_is_written_anew(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(1))
+    outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
+    exported(scene, tmp_path)
+    outputs.write_summary({"old": True})
     assert outputs.is_whole(with_errors=False)
-    assert not outputs.is_whole(with_errors=True)
-    export(store, scene.run, scene.job, outputs)
+
+    exported(scene, tmp_path)
     assert not outputs.summary.exists()
     assert not outputs.is_whole(with_errors=False)
 
 
-def test_a_run_without_rows_to_tell_makes_an_empty_output(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, [b""])
-    outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
-    totals = export(store, scene.run, scene.job, outputs)
-    assert (tmp_path / "out.jsonl").read_bytes() == b""
-    assert totals == RowTotals()
-
-
-# Whose a file is
-
-
-def outputs_of(scene: Scene, folder: Path) -> Outputs:
-    return Outputs(scene.store, scene.tenure, folder / "out.jsonl")
-
-
-@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.errors.jsonl", "out.jsonl.summary.json"])
-def test_a_file_of_somebody_elses_is_not_replaced(store: Store, tmp_path: Path, name: str) -> None:
+def test_errors_of_before_go_when_there_are_none_left(store: Store, tmp_path: Path) -> None:
     scene = Scene(store, request_lines(1))
-    (tmp_path / name).write_bytes(b"mine\n")
-    with pytest.raises(OutputUnwritable, match=f"{name} exists.*--overwrite"):
-        outputs_of(scene, tmp_path).check(overwrite=False)
-    outputs_of(scene, tmp_path).check(overwrite=True)
-    assert (tmp_path / name).read_bytes() == b"mine\n"
-
-
-def test_our_own_output_is_replaced_even_when_copied_back_but_not_when_changed(
-    store: Store, tmp_path: Path
-) -> None:
-    scene = Scene(store, request_lines(2))
-    draw(scene, tmp_path)
-    output = tmp_path / "out.jsonl"
-    outputs_of(scene, tmp_path).check(overwrite=False)
-    output.write_bytes(output.read_bytes())
-    outputs_of(scene, tmp_path).check(overwrite=False)
-    text = output.read_bytes()
-    output.write_bytes(text.replace(b"skipped", b"SKIPPED"))
-    with pytest.raises(OutputUnwritable):
-        outputs_of(scene, tmp_path).check(overwrite=False)
-
-
-def test_another_series_output_is_not_ours(store: Store, tmp_path: Path) -> None:
-    draw(Scene(store, request_lines(1)), tmp_path)
-    other = IDENTITY.__class__("other", *(getattr(IDENTITY, n) for n in IDENTITY.__slots__[1:]))
+    scene.fail({"code": "x", "message": "m", "status": None, "attempts": 1})
+    exported(scene, tmp_path)
+    assert (tmp_path / "out.jsonl.errors.jsonl").exists()
     with store.write() as connection:
-        tenure = series.take(connection, other)
-    with pytest.raises(OutputUnwritable):
-        Outputs(store, tenure, tmp_path / "out.jsonl").check(overwrite=False)
-
-
-class Died(BaseException):
-    """Stands for a kill: nothing of ours catches it."""
-
-
-@pytest.mark.parametrize("renamed", [False, True])
-def test_after_a_death_around_the_rename_both_files_are_ours(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: bool
-) -> None:
-    scene = Scene(store, request_lines(1))
-    draw(scene, tmp_path)
-    before = (tmp_path / "out.jsonl").read_bytes()
+        connection.exec_driver_sql("UPDATE task SET state = 'ready', error = NULL")
     scene.answer(chat_body())
-    commit = AtomicFile._commit
-
-    def die(self: AtomicFile) -> None:
-        if renamed:
-            commit(self)
-        raise Died
-
-    monkeypatch.setattr(AtomicFile, "_commit", die)
-    with pytest.raises(Died):
-        draw(scene, tmp_path)
-    monkeypatch.undo()
-    assert ((tmp_path / "out.jsonl").read_bytes() != before) is renamed
-    outputs_of(scene, tmp_path).check(overwrite=False)
-    [line], _ = draw(scene, tmp_path)
-    assert orjson.loads(line)["error"] is None
-    # The one of before, put back, is no longer ours.
-    (tmp_path / "out.jsonl").write_bytes(before)
-    with pytest.raises(OutputUnwritable):
-        outputs_of(scene, tmp_path).check(overwrite=False)
+    exported(scene, tmp_path)
+    assert not (tmp_path / "out.jsonl.errors.jsonl").exists()
 
 
-def test_an_output_that_was_taken_away_is_written_again(store: Store, tmp_path: Path) -> None:
-    scene = Scene(store, request_lines(1))
-    lines, _ = draw(scene, tmp_path)
-    (tmp_path / "out.jsonl").unlink()
-    outputs_of(scene, tmp_path).check(overwrite=False)
-    assert draw(scene, tmp_path)[0] == lines
+def test_unknown_usage_and_price_are_null(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, [b'{"t":1}'], job=job())
+    scene.answer(chat_body(), usage=None, cost=None, model=None)
+    [line], totals = exported(scene, tmp_path)
+
+    found = json.loads(line)["result"]
+    assert (found["usage"], found["cost_usd"], found["model"]) == (None, None, None)
+    assert (totals.paid.unpriced, totals.paid.priced) == (1, 0)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_paid(
-    store: Store, tmp_path: Path
-) -> None:
-    scene = Scene(store, request_lines(1))
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OutputUnwritable, match=r"out\.jsonl"):
-            outputs_of(scene, tmp_path).check(overwrite=False)
-    finally:
-        tmp_path.chmod(0o700)
-
-
-def test_shares_of_tokens_and_costs_are_summed_exactly(store: Store, tmp_path: Path) -> None:
+def test_the_totals_add_up_by_model_and_reason(store: Store, tmp_path: Path) -> None:
     scene = Scene(store, request_lines(3))
-    for n in range(3):
-        usage = Usage(input=10 + n, cached_input=n, cache_write=1, output=4, reasoning=2, total=14 + n)
-        scene.answer(chat_body(), usage=usage, cost=10**15 + n)
-    _, totals = draw(scene, tmp_path)
-    paid = totals.paid
-    assert (paid.input, paid.cached_input, paid.cache_write, paid.output) == (33, 3, 3, 12)
-    assert (paid.reasoning, paid.total, paid.cost, paid.priced) == (6, 45, 3 * 10**15 + 3, 3)
+    scene.answer(chat_body(), usage=Usage(1, 2, 3, 4, 5, 6), cost=10)
+    scene.answer(chat_body(), usage=Usage(10, 20, 30, 40, 50, 60), cost=100, reason="length")
+    scene.answer(chat_body(), usage=None, cost=None, model="other")
+    _, totals = exported(scene, tmp_path)
+
+    assert (totals.paid.input, totals.paid.cached_input, totals.paid.cache_write) == (11, 22, 33)
+    assert (totals.paid.output, totals.paid.reasoning, totals.paid.total, totals.paid.cost) == (
+        44,
+        55,
+        66,
+        110,
+    )
+    assert {name: sums.rows for name, sums in totals.by_model.items()} == {"m": 2, "other": 1}
+    assert totals.finish_reasons == {"stop": 2, "length": 1}
+    assert IDENTITY.job_name == scene.job.name

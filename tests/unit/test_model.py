@@ -105,7 +105,7 @@ def test_claim_takes_a_ready_task_only(store: Store, state: TaskState) -> None:
         assert scene.dump() == before
 
 
-@pytest.mark.parametrize("to", TASK_TRANSITIONS[TaskState.IN_FLIGHT])
+@pytest.mark.parametrize("to", sorted(TASK_TRANSITIONS[TaskState.IN_FLIGHT]))
 @pytest.mark.parametrize("state", TaskState)
 def test_settle_ends_a_task_in_flight_only(store: Store, state: TaskState, to: TaskState) -> None:
     scene, task_id, call_id = in_state(store, state)

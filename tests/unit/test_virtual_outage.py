@@ -184,18 +184,18 @@ def test_a_quarter_of_an_hour_of_mostly_429(run_against: Any, headers: dict[str,
 
 @pytest.mark.parametrize("part", [0.3, 0.5, 0.8])
 def test_a_brown_out_fails_no_row(run_against: Any, part: float) -> None:
-    scene, api = run_against(600, share(between(5, 905, OUTAGES["all 503"]), part))
+    scene, api = run_against(400, share(between(5, 905, OUTAGES["all 503"]), part))
 
-    assert_all_answered_once(scene, api, 600)
+    assert_all_answered_once(scene, api, 400)
 
 
 def test_one_outage_after_another(run_against: Any) -> None:
     def weather(now: float, _text: str) -> Reply | None:
         return OUTAGES["all 503"] if now % 130 < 90 else None
 
-    scene, api = run_against(800, weather)
+    scene, api = run_against(500, weather)
 
-    assert_all_answered_once(scene, api, 800)
+    assert_all_answered_once(scene, api, 500)
 
 
 def test_during_an_outage_one_prober_tries_and_nobody_else(run_against: Any) -> None:

@@ -1,0 +1,160 @@
+"""Where runs stand, as the store alone tells it: states, counts, the commonest errors, what to do next."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from scene import IDENTITY, Scene, chat_body, request_lines, settlement
+
+from runner.model import Outcome, RunState, TaskState
+from runner.standing import all_runs, one_run
+from runner.store import runs
+from runner.store.database import Store
+from runner.store.locks import SeriesLock
+
+
+def standing(scene: Scene) -> dict:  # type: ignore[type-arg]
+    return one_run(str(scene.store.path), scene.run.name)
+
+
+def move(scene: Scene, *ways: RunState) -> None:
+    with scene.store.write() as connection:
+        for way in ways:
+            runs.move(connection, scene.run.id, way)
+
+
+def finish(scene: Scene, *, ok: int, failed: int) -> None:
+    """The end of a run as the engine leaves it."""
+    move(scene, RunState.FINISHED)
+    summary = {"rows": {"ok": ok, "failed": failed}, "cost_usd": {"total": "1.25"}}
+    with scene.store.write() as connection:
+        runs.set_drawn(connection, scene.run.id, '["/out.jsonl"]', summary)
+
+
+def test_a_store_without_runs(store: Store) -> None:
+    assert all_runs(str(store.path), 10) == []
+
+
+def test_the_newest_runs_come_first_and_no_more_than_asked_for(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    first = scene.run
+    second = scene.new_run(request_lines(2))
+    other = Scene(store, request_lines(3), identity=replace(IDENTITY, job_name="other"))
+    found = all_runs(str(store.path), 10)
+    assert [(one["run"], one["rows"]) for one in found] == [
+        (other.run.name, 3),
+        (second.name, 2),
+        (first.name, 1),
+    ]
+    assert [one["job"] for one in found] == ["other", "requests", "requests"]
+    assert len(all_runs(str(store.path), 2)) == 2
+
+
+def test_a_run_that_nobody_runs_is_paused_and_says_how_to_go_on(store: Store) -> None:
+    scene = Scene(store, [*request_lines(3), b"{"])
+    scene.answer(chat_body())
+    found = standing(scene)
+    assert (found["state"], found["holder"], found["rows"]) == ("paused", None, 4)
+    assert (found["ok"], found["failed"], found["invalid"], found["left"]) == (1, 0, 1, 2)
+    assert f"runner resume {scene.run.name}" in found["next"]
+    assert (found["provider"], found["origin"], found["input"]) == (
+        "openai",
+        "https://api.example",
+        "/in/requests.jsonl",
+    )
+
+
+def test_a_run_at_work_says_who_runs_it_and_how_fast(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    progress = {"done": 1, "failed": 0, "cost_usd": "0.5", "rows_per_second": 2.5, "eta_seconds": 9}
+    with store.write() as connection:
+        runs.beat(connection, [runs.Beat(scene.run.id, progress)])
+    with SeriesLock(store.path, IDENTITY.digest):
+        found = standing(scene)
+    assert found["state"] == "running"
+    assert found["holder"].startswith("process ")
+    assert (found["rows_per_second"], found["eta_seconds"], found["cost_usd"]) == (2.5, 9, "0.5")
+    assert f"runner cancel {scene.run.name}" in found["next"]
+    # A rate of a process that is gone is nobody's.
+    assert (standing(scene)["rows_per_second"], standing(scene)["state"]) == (None, "paused")
+
+
+@pytest.mark.parametrize(("failed", "advice"), [(0, "Nothing: every row is answered."), (1, "runner retry")])
+def test_a_finished_run_says_what_its_summary_says(store: Store, failed: int, advice: str) -> None:
+    scene = Scene(store, request_lines(2))
+    finish(scene, ok=2 - failed, failed=failed)
+    found = standing(scene)
+    assert (found["state"], found["ok"], found["failed"], found["left"]) == (
+        "finished",
+        2 - failed,
+        failed,
+        0,
+    )
+    assert (found["cost_usd"], found["finished_at"] is None) == ("1.25", False)
+    assert advice in found["next"]
+
+
+def test_a_run_that_died_before_its_output_was_written_is_not_called_done(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.answer(chat_body())
+    move(scene, RunState.FINISHED)
+    assert "same command" in standing(scene)["next"]
+
+
+def test_held_rows_wait_for_the_user(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.fail({"code": "timeout", "message": "m", "status": None, "attempts": 1}, to=TaskState.HELD)
+    found = standing(scene)
+    assert (found["held"], found["left"]) == (1, 0)
+    assert f"runner retry {scene.run.name}" in found["next"]
+    assert "charged" in found["next"]
+
+
+def test_a_rejected_input_is_to_be_mended(store: Store) -> None:
+    scene = Scene(store, [b"{"])
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE run SET state = 'rejected'")
+    found = standing(scene)
+    assert (found["state"], found["invalid"]) == ("rejected", 1)
+    assert "--skip-invalid" in found["next"]
+
+
+def test_the_commonest_errors_come_first_with_status_and_number(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    first, second, third = (one.task_id for one in scene.calls())
+    for task, code, status in (
+        (first, "rate_limit_exceeded", 429),
+        (first, "rate_limit_exceeded", 429),
+        (second, "timeout", None),
+        (third, "not_started", None),
+    ):
+        [call] = scene.claim(task, reserved=300)
+        outcome = {"timeout": Outcome.AMBIGUOUS, "not_started": Outcome.NOT_SENT}.get(code, Outcome.REFUSED)
+        ended = settlement(call, task, TaskState.READY, outcome=outcome)
+        kind = "rate_limited" if status == 429 else "ambiguous"
+        scene.settle(ended._replace(kind=kind, code=code, status=status))
+    found = standing(scene)
+    assert found["errors"] == [
+        {"code": "rate_limit_exceeded", "status": 429, "times": 2},
+        {"code": "timeout", "status": None, "times": 1},
+    ]
+    assert (found["requests"], found["retries"], found["rate_limited"]) == (3, 1, 2)
+    assert found["at_risk_usd"] == "0.0000000003"
+
+
+def test_what_stands_there_is_json_and_holds_no_text_of_a_row(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.answer(chat_body("a private answer"))
+    text = json.dumps([standing(scene), all_runs(str(store.path), 5)])
+    assert "question 0" not in text
+    assert "private" not in text
+
+
+def test_looking_changes_nothing(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    before = scene.dump()
+    standing(scene)
+    all_runs(str(store.path), 5)
+    assert scene.dump() == before

@@ -25,4 +25,4 @@ bench: $(BIN)/pytest  ## what it costs: start-up, ingest, export, calls
 	$(BIN)/python tests/bench
 
 torture: $(BIN)/pytest  ## kills and full disks, for longer than CI does
-	RUNNER_KILLS=500 $(BIN)/pytest -m torture
+	RUNNER_KILLS=500 $(BIN)/pytest tests/e2e/test_torture.py

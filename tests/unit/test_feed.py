@@ -16,6 +16,7 @@ def drained(feed: Feed) -> list[Call]:
     found = []
     while isinstance(call := feed.next(), Call):
         found.append(call)
+        assert len(found) < 10_000
     return found
 
 

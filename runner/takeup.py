@@ -56,14 +56,11 @@ def take_up(
 ) -> Run:
     """The run of this job over this input, its rows all in the store."""
     with store.read() as connection:
-        earlier = [
-            one
-            for one in runs.of_series(connection, tenure.series_id)
-            if one.meaning == job.meaning_digest() and one.row_limit == source.limit
-        ]
+        whole = runs.of_series(connection, tenure.series_id)
+    earlier = [one for one in whole if one.meaning == job.meaning_digest() and one.row_limit == source.limit]
     # What was rejected is read again: a longer --max-line, or another output_field, may have made it good.
     known = [one for one in earlier if one.state not in (RunState.INGESTING, RunState.REJECTED)]
-    found = _same_input(store, tenure, known, source)
+    found = _same_input(store, tenure, known, whole[0].fingerprint if whole else None, source)
     if found is not None:
         return _with_free_fields(store, found, job)
     _drop_unread(store, tenure)
@@ -111,7 +108,10 @@ def forget_run(store: Store, tenure: Tenure, this: Run) -> None:
     store.compact()
 
 
-def _same_input(store: Store, tenure: Tenure, known: list[Run], source: Source) -> Run | None:
+def _same_input(
+    store: Store, tenure: Tenure, known: list[Run], last: Fingerprint | None, source: Source
+) -> Run | None:
+    """The run among `known` that has read this very input. `last` is what the series' newest run has read."""
     if source.path is None or not known:
         return None
     try:
@@ -121,10 +121,11 @@ def _same_input(store: Store, tenure: Tenure, known: list[Run], source: Source) 
             f"The input {source.path} cannot be read: {error.strerror}. Nothing was sent."
         ) from error
     now = Fingerprint(stamp.size, stamp.mtime_ns, stamp.inode, None)
-    for one in known:
-        before = one.fingerprint
-        if (before.size, before.mtime_ns, before.inode) == (now.size, now.mtime_ns, now.inode):
-            return one
+    # A stamp that an input had before another came between may be that of a third: only its bytes can tell.
+    if last is not None and _stamp_of(last) == _stamp_of(now):
+        for one in known:
+            if _stamp_of(one.fingerprint) == _stamp_of(now):
+                return one
     if source.limit is not None or not any(one.fingerprint.size == stamp.size for one in known):
         return None
     sha256 = digest(source.path)
@@ -135,6 +136,10 @@ def _same_input(store: Store, tenure: Tenure, known: list[Run], source: Source) 
                 runs.set_stamp(connection, one.id, now)
             return one
     return None
+
+
+def _stamp_of(one: Fingerprint) -> tuple[int | None, int | None, int | None]:
+    return one.size, one.mtime_ns, one.inode
 
 
 def _with_free_fields(store: Store, this: Run, job: Job) -> Run:

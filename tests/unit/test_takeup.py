@@ -329,3 +329,14 @@ def test_an_input_that_changed_once_while_it_was_read_is_read_again(
     monkeypatch.setattr(LineReader, "changed", lambda reader: bool(changes and changes.pop()))
     assert desk.start().rows_in == 5
     assert desk.scene.query("SELECT count(*) FROM row") == [(5,)]
+
+
+def test_a_stamp_of_before_is_not_trusted_when_another_input_came_between(desk: Desk) -> None:
+    for text in (b"first", b"other"):
+        desk.write(request_line("a", text.decode()))
+        os.utime(desk.path, ns=(1, 1) if text == b"first" else (2, 2))
+        desk.start()
+    os.utime(desk.path, ns=(1, 1))
+    this = desk.start()
+    assert b"other" in desk.scene.query("SELECT record FROM row WHERE id >> 40 = ?", this.id)[0][0]
+    assert desk.names()[-1] == this.name

@@ -20,7 +20,7 @@ from runner.dispatch.feed import Feed
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.endpoints import ENDPOINTS
-from runner.errors import BudgetReached, Interrupted, RunnerError
+from runner.errors import BadConfiguration, BudgetReached, Interrupted, RunnerError
 from runner.expand import expand
 from runner.job import Job
 from runner.limiter import Pace, Window
@@ -93,6 +93,7 @@ class _Dispatch:
         )
         self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
         self._held_because = ""
+        self._boundless: Call | None = None
 
     async def run(self) -> dict[str, Any]:
         from runner.api.client import wire
@@ -107,7 +108,7 @@ class _Dispatch:
             window=self._window,
             requests=Pace(asking.job.limits.requests_per_minute),
             tokens=Pace(asking.job.limits.tokens_per_minute),
-            reserve=lambda call: self._budget.reserve(call.worst_case or 0),
+            reserve=self._reserve,
             on_budget=self._budget_reached,
             told=self._gate_held,
         )
@@ -252,8 +253,20 @@ class _Dispatch:
             )
         )
 
+    def _reserve(self, call: Call) -> bool:
+        if self._budget.limit is not None and call.worst_case is None:
+            self._boundless = call
+            return False
+        return self._budget.reserve(call.worst_case or 0)
+
     def _budget_reached(self) -> RunnerError:
         assert self._budget.limit is not None
+        if self._boundless is not None:
+            return BadConfiguration(
+                f"Line {self._boundless.line}: nothing bounds what this request may cost at {self._boundless.model}, "
+                "so the budget cannot hold. It was not sent; what is answered is kept. Run without a budget, or "
+                "leave such rows out."
+            )
         return BudgetReached(
             f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(self._budget.spent)} "
             "is spent or at risk, and a call's longest answer could cost more than what is left. Raise --budget, "

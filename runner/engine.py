@@ -16,7 +16,7 @@ import orjson
 from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
-from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput, LineFault
+from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput, LineFault, UsageError
 from runner.export import Outputs, export
 from runner.files import MAX_LINE
 from runner.job import Job
@@ -130,6 +130,11 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
     if start.run_name is not None:
         with store.read() as connection:
             this = runs.find(connection, start.run_name)
+        if this.state is RunState.INGESTING:
+            raise UsageError(
+                f"Run {this.name} ended while its input was read, so its rows are not all in the store. Give the "
+                "same command as then, which reads the input again. Nothing was paid for it."
+            )
     else:
         this = takeup.take_up(
             store,

@@ -416,3 +416,21 @@ def test_78_a_budget_without_a_price_and_a_store_of_a_newer_version(
     (tmp_path / "prices.json").write_text("{}")
     assert cli("run", "requests.jsonl", "--prices", "prices.json").code == 78
     assert server.ledger.calls() == 0
+
+
+def test_78_a_budget_stops_before_a_row_that_nothing_bounds(cli, server, job_file, tmp_path) -> None:
+    search = [{"type": "web_search"}]
+    job = job_file(
+        [
+            {"id": "plain", "text": "row=plain", "tools": []},
+            {"id": "search", "text": "row=search", "tools": search},
+        ],
+        endpoint="responses",
+        request={"input": "{{ text }}", "tools": "{{ tools }}", "max_output_tokens": 50},
+    )
+
+    ended = cli("run", job, "--budget", "100000", "--prices", prices_file(tmp_path))
+
+    assert ended.code == 78
+    assert "Line 2" in ended.err
+    assert [one.marker for one in server.ledger.arrivals] == ["plain"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 import orjson
 
@@ -15,11 +15,11 @@ from runner.backoff import pause
 from runner.budget import Budget
 from runner.classify import classify
 from runner.endpoints import ENDPOINTS
-from runner.errors import AccessRefused, MoneyRefused, Paused
 from runner.job import Retry
 from runner.model import Answer, Call, Finding, Kind, Outcome, Reply, Signal, TaskState, Usage
 from runner.outage import Outage
 from runner.pricing import Prices
+from runner.settle.stops import in_short, stop_for
 from runner.store.clock import moment, now
 from runner.store.tasks import NewAnswer, Settlement, checksum
 from runner.structured import Checker
@@ -221,26 +221,21 @@ class Settler:
             self._outage.forget(call.task_id)
         wait = pause(attempts, self._random, asked=finding.wait, cap=self._policy.retry.max_wait)
         await self._put(call, reply, finding, to, attempts=attempts, answer=kept, error=error, wait=wait)
-        return Signal(hold=close, release=release, reason=_reason(finding))
+        return Signal(hold=close, release=release, reason=in_short(finding))
 
     async def _refused_for_all(
         self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None
     ) -> Signal:
         self._budget.settle(call.worst_case or 0, 0)
         await self._put(call, reply, finding, TaskState.READY, attempts=call.attempts, answer=kept)
-        if finding.kind is Kind.NO_MONEY:
-            return Signal(
-                stop=MoneyRefused(_stop_text(finding, reply, "Top up or raise the limit, then run"))
-            )
-        if finding.kind is Kind.NO_ACCESS:
-            return Signal(stop=AccessRefused(_stop_text(finding, reply, _access_advice(finding))))
-        if finding.wait is not None and finding.wait > self._policy.retry.max_wait:
-            return Signal(stop=Paused(_pause_text(finding, reply, self._utc())))
+        stop = stop_for(finding, reply, max_wait=self._policy.retry.max_wait, now=self._utc())
+        if stop is not None:
+            return Signal(stop=stop)
         return Signal(
             hold=True,
             wait=finding.wait,
             refused_for_speed=finding.kind is Kind.RATE_LIMITED,
-            reason=_reason(finding),
+            reason=in_short(finding),
         )
 
     async def _put(
@@ -323,35 +318,3 @@ def _error(finding: Finding, attempts: int) -> dict[str, object]:
         "status": finding.status,
         "attempts": attempts,
     }
-
-
-def _reason(finding: Finding) -> str:
-    status = f"HTTP {finding.status} " if finding.status else ""
-    return f"{status}{finding.code or finding.kind.value}"
-
-
-def _stop_text(finding: Finding, reply: Reply, advice: str) -> str:
-    request = f", request {reply.request_id}" if reply.request_id else ""
-    said = f": {finding.message}" if finding.message else ""
-    return (
-        f"The provider refused with {_reason(finding)}{request}{said} "
-        f"What is answered is kept. {advice} the same command again."
-    )
-
-
-def _access_advice(finding: Finding) -> str:
-    match finding.code:
-        case "tls_error":
-            return "Check the base URL, and the certificates (SSL_CERT_FILE), then run"
-        case "proxy_authentication":
-            return "Check HTTPS_PROXY and its password, then run"
-        case _:
-            return "Check the key (OPENAI_API_KEY) and its permissions, then run"
-
-
-def _pause_text(finding: Finding, reply: Reply, now: datetime) -> str:
-    assert finding.wait is not None
-    until = datetime.fromtimestamp(now.timestamp() + min(finding.wait, 31 * 86400), tz=UTC)
-    return _stop_text(
-        finding, reply, f"The server asks to wait until {until:%Y-%m-%d %H:%M} UTC: after that, run"
-    )

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anyio
@@ -20,10 +21,10 @@ from runner.dispatch.feed import Feed
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.endpoints import ENDPOINTS
-from runner.errors import BadConfiguration, BudgetReached, Interrupted, RunnerError
+from runner.errors import BadConfiguration, BudgetReached, Interrupted, Paused, RunnerError
 from runner.expand import expand
 from runner.job import Job
-from runner.limiter import Pace, Window
+from runner.limiter import Limiter
 from runner.model import MODEL_GONE, Call, Reply
 from runner.pricing import Prices, usd
 from runner.question import Questions
@@ -38,8 +39,9 @@ from runner.store.tasks import Claim, Settlement
 from runner.store.writer import GroupWriter
 from runner.structured import Checker
 
-CONCURRENCY = 64
-"""Calls in flight where neither the job nor the command line says how many."""
+CONCURRENCY = 1_000
+"""The most calls in flight where neither the job nor the command line says how many; the limiter finds how many
+of them are of use."""
 
 BEAT_SECONDS = 1.0
 RATE_BEATS = 31
@@ -80,7 +82,6 @@ class _Dispatch:
             self._left = totals.unfinished(connection, asking.run.id)
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
         self._budget = Budget(asking.budget, spent)
-        self._window = Window(asking.concurrency or job.limits.concurrency or CONCURRENCY)
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
         self._settler = self._make_settler()
         self._feed = Feed(
@@ -97,25 +98,28 @@ class _Dispatch:
 
     async def run(self) -> dict[str, Any]:
         from runner.api.client import wire
-        from runner.api.transport import Transport
+        from runner.api.transport import Transport, affordable
 
         asking = self._asking
+        limits = asking.job.limits
+        ceiling = affordable(asking.concurrency or limits.concurrency or CONCURRENCY)
+        self._limiter = Limiter(
+            requests=limits.requests_per_minute, tokens=limits.tokens_per_minute, ceiling=ceiling
+        )
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
         self._online = Online(
             self._feed,
             Wiring(claim=self._claim, send=self._send, settle=self._settler.settle, clock=time.monotonic),
             gate=self._gate,
-            window=self._window,
-            requests=Pace(asking.job.limits.requests_per_minute),
-            tokens=Pace(asking.job.limits.tokens_per_minute),
+            limiter=self._limiter,
             reserve=self._reserve,
             on_budget=self._budget_reached,
+            on_exhausted=self._exhausted,
             told=self._gate_held,
         )
-        concurrency = asking.concurrency or asking.job.limits.concurrency or CONCURRENCY
         try:
             async with Transport(
-                wire(asking.account), concurrency=concurrency, deadline=asking.deadline
+                wire(asking.account), concurrency=ceiling, deadline=asking.deadline
             ) as self._transport:
                 await self._drive()
             return self._progress()
@@ -207,6 +211,7 @@ class _Dispatch:
             "input_tokens": tally.input_tokens,
             "output_tokens": tally.output_tokens,
             "cost_usd": None if tally.unpriced and not tally.cost else usd(tally.cost),
+            "bound_by": self._limiter.bound_by(time.monotonic()),
             "held_for": round(self._gate.seconds_left(), 1),
             "held_because": self._held_because if not self._gate.is_open else "",
         }
@@ -251,6 +256,15 @@ class _Dispatch:
                 f"The disk of the store {self._asking.store.path} is full. What was answered is kept. Free some "
                 "space and run the same command again."
             )
+        )
+
+    def _exhausted(self, seconds: float) -> RunnerError | None:
+        if seconds <= self._asking.job.retry.max_wait:
+            return None
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        return Paused(
+            f"The account's limit for the day is used up until {until:%Y-%m-%d %H:%M} UTC. What is answered is "
+            "kept. After that, run the same command again."
         )
 
     def _reserve(self, call: Call) -> bool:

@@ -244,7 +244,7 @@ class Signal:
 
     `healthy` says that the server does its work; `hold` closes the gate for all, for that many seconds where
     the server named a time; `release` opens it, for it was the rows' own fault; `refused_for_speed` narrows
-    what may be in flight; `stop` ends the dispatch.
+    what may be in flight; `slow_down` slows its growth as well; `stop` ends the dispatch.
     """
 
     healthy: bool = False
@@ -252,6 +252,7 @@ class Signal:
     wait: float | None = None
     release: bool = False
     refused_for_speed: bool = False
+    slow_down: bool = False
     reason: str = ""
     stop: Exception | None = None
 

@@ -28,7 +28,7 @@ from runner.model import Reply
 _KEEPALIVE = 4.0
 _HEADER_BYTES = 64 * 2**10
 _STALE = "the kept connection had ended or gone out of step, and nothing was sent"
-_FILES_BESIDE_CONNECTIONS = 64
+_FILES_BESIDE_CONNECTIONS = 40
 _OURS = MappingProxyType({"accept-encoding": "gzip, deflate", "content-type": "application/json"})
 
 
@@ -222,6 +222,14 @@ def _plain(response: aiohttp.ClientResponse) -> dict[str, str]:
             # aiohttp keeps bytes that are no UTF-8 as lone surrogates, which nothing can store.
             headers[name] = text.encode("utf-8", "surrogateescape").decode("latin-1")
     return headers
+
+
+def affordable(count: int) -> int:
+    """How many of `count` calls at once the system's limit of open files has room for, once it is raised."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        return count
+    return max(1, min(count, hard - _FILES_BESIDE_CONNECTIONS))
 
 
 def _allow_connections(count: int) -> None:

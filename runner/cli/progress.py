@@ -238,7 +238,9 @@ def _detail(event: dict[str, Any]) -> str:
     parts.append(f"{event['input_tokens'] + event['output_tokens']:,} tokens")
     if event["cost_usd"] is not None:
         parts.append(f"${Decimal(event['cost_usd']):.4f}")
-    if event["held_for"]:
+    if not event["held_for"]:
+        parts.append(f"bound by {event['bound_by']}")
+    else:
         parts.append(f"waiting {_seconds(event['held_for'])} ({printable(event['held_because'])})")
     return ", ".join(parts)
 

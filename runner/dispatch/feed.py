@@ -47,6 +47,7 @@ class Feed:
         self._more = more
         self._has_failed = has_failed
         self._stock: deque[Ready] = deque()
+        self._refused: deque[Call] = deque()
         self._handed_out: set[int] = set()
 
     def next(self, *, to_probe: bool = False) -> Call | Nothing:
@@ -55,6 +56,8 @@ class Feed:
         `to_probe` asks for a task that has not failed before, where there is one: a row that is itself at
         fault could not find out whether the server is well again.
         """
+        if self._refused:
+            return self._refused.popleft()
         if not self._stock:
             self._restock()
         if to_probe:
@@ -67,9 +70,16 @@ class Feed:
             due = tasks.next_due(connection, self._run_id)
         return Nothing(None if due is None else max(0.001, (due - now()) / 1_000_000))
 
-    def claimed(self, task_id: int) -> None:
-        """The store knows that this task is taken: it will not be read as ready again."""
+    def settled(self, task_id: int) -> None:
+        """The store knows what became of this task: where it is ready again, it may be read again."""
         self._handed_out.discard(task_id)
+
+    def again(self, call: Call) -> None:
+        """A call that was refused for speed, and is ready again: it goes before those that came after it.
+
+        It stays handed out all the while, or a reading in between would hand it out twice.
+        """
+        self._refused.append(call)
 
     def _bring_fresh_forward(self) -> None:
         if all(self._has_failed(one.task_id) for one in self._stock) and self._more():

@@ -53,13 +53,17 @@ class Gate:
         if prober:
             self._failed_probes += 1
             self._probing = False
+        if wait is None and not (prober or self._open):
+            return
+        own = equal_jitter(self._failed_probes, self._random, base=FIRST_HOLD, cap=self._longest)
         if wait is None:
-            if not (prober or self._open):
-                return
-            wait = equal_jitter(self._failed_probes, self._random, base=FIRST_HOLD, cap=self._longest)
+            wait = own
         else:
             # A little spread, so that many clients told the same time do not come back as one.
             wait += self._random() * min(1.0, 0.1 * wait)
+            if prober and self._failed_probes > 1:
+                # The time that the server names did not help before.
+                wait = max(wait, own)
         self._open = False
         self._until = max(self._until, self._clock() + wait)
         self._wake()
@@ -68,7 +72,8 @@ class Gate:
         """The server does its work again."""
         self._open = True
         self._probing = False
-        self._failed_probes = 0
+        # One answer does not end a storm: what was learned of it is forgotten by halves.
+        self._failed_probes //= 2
         self._until = 0.0
         self._wake()
 

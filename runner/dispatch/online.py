@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 
 from runner.dispatch.feed import Feed, Nothing
 from runner.dispatch.gate import Gate
-from runner.limiter import Pace, Window
+from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
 
 Send = Callable[[Call], Awaitable[Reply]]
@@ -41,23 +41,22 @@ class Online:
         wiring: Wiring,
         *,
         gate: Gate,
-        window: Window,
-        requests: Pace,
-        tokens: Pace,
+        limiter: Limiter,
         reserve: Callable[[Call], bool],
         on_budget: Callable[[], Exception],
+        on_exhausted: Callable[[float], Exception | None],
         told: Callable[[str, float], None],
     ) -> None:
         """`reserve` keeps a call's worst case aside from the budget, False if it does not fit; `on_budget`
-        makes the error for when it never will; `told` hears why the gate is held and for how long."""
+        makes the error for when it never will; `on_exhausted` the one for a day's limit that is there again
+        in so many seconds, None if that is waited for; `told` hears why the gate is held and for how long."""
         self._feed = feed
         self._wiring = wiring
         self._gate = gate
-        self._window = window
-        self._requests = requests
-        self._tokens = tokens
+        self._limiter = limiter
         self._reserve = reserve
         self._on_budget = on_budget
+        self._on_exhausted = on_exhausted
         self._told = told
         self._in_flight = 0
         self._progress = asyncio.Event()
@@ -91,7 +90,7 @@ class Online:
 
     async def _launch(self, group: TaskGroup) -> None:
         while not self._stopping:
-            if self._in_flight >= self._window.size:
+            if self._in_flight >= self._limiter.window:
                 await self._wait(None)
                 continue
             call = self._feed.next(to_probe=not self._gate.is_open)
@@ -102,9 +101,9 @@ class Online:
                 continue
             if not await self._has_budget(call):
                 return
-            prober = await self._may_start(call)
+            prober, ticket = await self._may_start(call)
             self._in_flight += 1
-            group.start_soon(self._make, call, prober)
+            group.start_soon(self._make, call, prober, ticket)
 
     async def _has_budget(self, call: Call) -> bool:
         while not self._reserve(call):
@@ -114,24 +113,27 @@ class Online:
             await self._wait(None)
         return True
 
-    async def _may_start(self, call: Call) -> bool:
-        tokens = call.demand.input_tokens + (call.demand.max_output or 0)
+    async def _may_start(self, call: Call) -> tuple[bool, int]:
+        """Wait for the limits and the gate; whether this call is the prober, and its ticket."""
+        # What the API charges is the larger of the two, not their sum.
+        tokens = max(call.demand.input_tokens, call.demand.max_output or 0)
         while True:
             now = self._wiring.clock()
-            wait = max(self._requests.wait(now), self._tokens.wait(now))
+            until = self._limiter.exhausted_until(now)
+            if until is not None and (error := self._on_exhausted(until - now)) is not None:
+                self.stop(error)
+                await anyio.sleep(0)
+            wait = self._limiter.wait(now, tokens)
             if wait <= 0:
                 break
             await anyio.sleep(wait)
         prober = await self._gate.enter()
-        now = self._wiring.clock()
-        self._requests.take(now, 1)
-        self._tokens.take(now, tokens)
-        return prober
+        return prober, self._limiter.start(self._wiring.clock(), tokens)
 
-    async def _make(self, call: Call, prober: bool) -> None:
-        started_as = self._window.start()
+    async def _make(self, call: Call, prober: bool, ticket: int) -> None:
         try:
-            call = replace(call, id=await self._claim(call))
+            with anyio.CancelScope(shield=True):
+                call = replace(call, id=await self._wiring.claim(call))
             if self._stopping or not (prober or self._gate.is_open):
                 reply = NOT_STARTED
             else:
@@ -140,16 +142,17 @@ class Online:
                 signal = await self._wiring.settle(call, reply)
             # What was never asked proves nothing about the server.
             asked = reply is not NOT_STARTED and reply is not MODEL_GONE
-            self._obey(signal, started_as, prober=prober, asked=asked)
+            if asked:
+                self._obey(signal, reply, ticket, prober=prober)
+            elif prober:
+                self._gate.give_up_probe()
+            if signal.refused_for_speed:
+                self._feed.again(call)
+            else:
+                self._feed.settled(call.task_id)
         finally:
             self._in_flight -= 1
             self._touch()
-
-    async def _claim(self, call: Call) -> int:
-        with anyio.CancelScope(shield=True):
-            claimed = await self._wiring.claim(call)
-            self._feed.claimed(call.task_id)
-        return claimed
 
     async def _send(self, call: Call) -> Reply:
         try:
@@ -159,22 +162,22 @@ class Online:
                 await self._wiring.settle(call, ABANDONED)
             raise
 
-    def _obey(self, signal: Signal, started_as: int, *, prober: bool, asked: bool) -> None:
-        if not asked:
-            if prober:
-                self._gate.give_up_probe()
-            return
+    def _obey(self, signal: Signal, reply: Reply, ticket: int, *, prober: bool) -> None:
         if signal.stop is not None:
             self.stop(signal.stop)
+        hold = signal.hold
         if signal.refused_for_speed:
-            self._window.refused(started_as)
+            needs_prober = self._limiter.refused(
+                self._wiring.clock(), ticket, reply.headers, signal.wait, slow_down=signal.slow_down
+            )
+            hold &= needs_prober or prober or not self._gate.is_open
         if signal.release:
             self._gate.release()
-        elif signal.hold:
+        elif hold:
             self._gate.hold(signal.wait, prober=prober)
             self._told(signal.reason, self._gate.seconds_left())
         elif signal.healthy:
-            self._window.success()
+            self._limiter.answered(self._wiring.clock(), ticket, reply.headers, reply.elapsed)
             if prober:
                 self._gate.release()
         elif prober:

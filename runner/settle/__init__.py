@@ -235,6 +235,7 @@ class Settler:
             hold=True,
             wait=finding.wait,
             refused_for_speed=finding.kind is Kind.RATE_LIMITED,
+            slow_down=finding.code == "slow_down",
             reason=in_short(finding),
         )
 

@@ -187,7 +187,7 @@ def test_5_another_process_is_running_this_series(cli, server, requests_file, tm
     gate = Gate()
     server.script = lambda arrival: ok().held(gate)
     first = cli.start("run", requests_file(2), "-o", "out.jsonl")
-    server.ledger.wait_until(lambda ledger: ledger.in_flight == 2)
+    server.ledger.wait_until(lambda ledger: ledger.in_flight == 1)
     second = cli.start("run", "requests.jsonl", "-o", "out.jsonl")
     tolerant = cli.start("run", "requests.jsonl", "-o", "elsewhere.jsonl", "--if-locked", "ok")
     refused = second.wait()

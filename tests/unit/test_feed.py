@@ -55,10 +55,24 @@ def test_a_task_put_back_comes_again_with_its_attempts(store: Store) -> None:
     first = feed.next()
     assert isinstance(first, Call)
     [number] = scene.claim(first.task_id)
-    feed.claimed(first.task_id)
+    feed.settled(first.task_id)
     scene.settle(settlement(number, first.task_id, TaskState.READY, due_at=now(), attempts=2))
 
     assert [(call.key, call.attempts) for call in drained(feed)] == [("r1", 0), ("r0", 2)]
+
+
+def test_a_refused_call_goes_first_and_is_handed_out_once(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    feed = scene.feed()
+    first = feed.next()
+    assert isinstance(first, Call)
+    [number] = scene.claim(first.task_id)
+    scene.settle(settlement(number, first.task_id, TaskState.READY, due_at=now()))
+    second = feed.next()
+    assert isinstance(second, Call)
+    feed.again(first)
+
+    assert [call.key for call in (second, *drained(feed))] == ["r1", "r0", "r2"]
 
 
 def test_nothing_says_how_long(store: Store) -> None:
@@ -66,7 +80,7 @@ def test_nothing_says_how_long(store: Store) -> None:
     feed = scene.feed()
     [call] = drained(feed)
     [number] = scene.claim(call.task_id)
-    feed.claimed(call.task_id)
+    feed.settled(call.task_id)
     assert feed.next() == Nothing(None)
 
     scene.settle(settlement(number, call.task_id, TaskState.READY, due_at=now() + 30_000_000))
@@ -144,7 +158,7 @@ def test_large_rows_are_taken_few_at_a_time_and_all_in_the_end(
         call = feed.next()
         assert isinstance(call, Call)
         scene.claim(call.task_id)
-        feed.claimed(call.task_id)
+        feed.settled(call.task_id)
         most = max(most, len(feed._stock))
 
     assert most <= 2

@@ -65,14 +65,25 @@ async def test_a_probe_in_vain_lets_another_try_later() -> None:
 
 
 @virtually
-async def test_a_success_forgets_the_failed_probes() -> None:
+async def test_successes_forget_the_failed_probes_by_halves() -> None:
     one = gate()
-    for _ in range(8):
+    for _ in range(4):
         one.hold(None, prober=True)
-    one.release()
-    assert one.is_open
-    one.hold(None, prober=False)
-    assert one.seconds_left() <= FIRST_HOLD
+    for most in (4.0, 2.0, 1.0):
+        one.release()
+        assert one.is_open
+        one.hold(None, prober=False)
+        assert one.seconds_left() <= most * FIRST_HOLD
+
+
+@virtually
+async def test_a_time_that_did_not_help_is_lengthened_from_the_second_probe_on() -> None:
+    one = gate()
+    one.hold(1.0, prober=True)
+    assert one.seconds_left() <= 1.1
+    for _ in range(5):
+        one.hold(1.0, prober=True)
+    assert one.seconds_left() > 10.0
 
 
 @virtually

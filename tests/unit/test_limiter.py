@@ -1,103 +1,446 @@
-"""How many may be in flight, and how soon the next may start: arithmetic alone."""
+"""The limiter against servers in virtual time: at the limit, never beyond it, and nobody starves."""
+
+import math
+import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from limited_servers import Server, own_bound, run
 
-from runner.limiter import Pace, Window
+from runner.limiter import Limiter
+from runner.limiter.flow import SLICE, Flow
+from runner.limiter.headers import DAY, MINUTE, QUANTITIES, duration, told
 
-
-def test_a_window_begins_at_its_ceiling() -> None:
-    assert Window(64).size == 64
-
-
-@pytest.mark.parametrize("ceiling", [1, 0, -3])
-def test_a_window_lets_one_through_at_least(ceiling: int) -> None:
-    window = Window(ceiling)
-    for _ in range(10):
-        window.refused(window.start())
-    assert window.size == 1
+ROWS = [100] * 2000
+PHASES = [0.0, 0.1, 0.3, 0.5, 0.69, 0.7, 0.71, 0.9, 0.99]
+TPM = 2_000_000
 
 
-def test_refusals_of_one_volley_cut_once() -> None:
-    window = Window(64)
-    volley = [window.start() for _ in range(64)]
-    for one in volley:
-        window.refused(one)
-    assert window.size == 32
-    window.refused(window.start())
-    assert window.size == 16
+def mixed(count: int = 500) -> list[int]:
+    rnd = random.Random(2)
+    return [int(100 * 500 ** rnd.random()) for _ in range(count)]
 
 
-def test_a_full_window_of_answers_brings_one_more() -> None:
-    window = Window(64)
-    window.refused(window.start())
-    for _ in range(34):
-        window.success()
-    assert window.size == 33
+def said(
+    quantity: str = "requests", limit: object = 6000, remaining: object = None, reset: object = None
+) -> dict[str, str]:
+    values = {"limit": limit, "remaining": remaining, "reset": reset}
+    return {f"x-ratelimit-{k}-{quantity}": str(v) for k, v in values.items() if v is not None}
 
 
-def test_answers_never_pass_the_ceiling() -> None:
-    window = Window(8)
-    for _ in range(1000):
-        window.success()
-    assert window.size == 8
+def a_minute(limit: int, used: int = 1, quantity: str = "requests") -> dict[str, str]:
+    return said(quantity, limit, limit - used, f"{used / limit * 60:.3f}s")
 
 
-@given(st.integers(1, 500), st.lists(st.booleans(), max_size=400))
-def test_a_window_stays_between_one_and_its_ceiling(ceiling: int, replies: list[bool]) -> None:
-    window = Window(ceiling)
-    for good in replies:
-        started = window.start()
-        if good:
-            window.success()
-        else:
-            window.refused(started)
-        assert 1 <= window.size <= ceiling
+def probed(headers: dict[str, str], *, tokens: float = 100, latency: float = 0.3, **asked: int) -> Limiter:
+    limiter = Limiter(**{"requests": None, "tokens": None, "ceiling": 1000, **asked})
+    limiter.answered(latency, limiter.start(0.0, tokens), headers, latency)
+    return limiter
 
 
-def test_no_rate_never_waits() -> None:
-    pace = Pace(None)
-    for _ in range(100):
-        pace.take(0.0, 10**9)
-    assert pace.wait(0.0) == 0.0
+# --- at the limit
 
 
-@given(st.integers(1, 100_000), st.lists(st.floats(0, 0.5), min_size=1, max_size=300))
-def test_a_pace_lets_through_a_second_more_than_its_rate_at_most(per_minute: int, gaps: list[float]) -> None:
-    pace, now, started = Pace(per_minute), 100.0, []
-    for gap in gaps:
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_minutes_limit_in_slices_is_met_within_five_percent(phase: float) -> None:
+    result = run(Server(6000, phase=phase), ROWS, seed=int(phase * 100))
+    assert result.answered == 2000
+    assert result.seconds <= 19.0 * 1.05
+    assert result.refusals < 0.01
+
+
+def test_a_bucket_of_one_second_is_met_within_five_percent() -> None:
+    result = run(Server(6000, sliced=False, capacity=100), ROWS)
+    assert result.seconds <= 19.0 * 1.05
+    assert result.refusals < 0.01
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("kind", ["milliseconds", "whole seconds", "no word"])
+def test_a_silent_server_is_met_within_a_quarter(phase: float, kind: str) -> None:
+    server = Server(6000, phase=phase, says=False, coarse=kind == "whole seconds")
+    result = run(server, ROWS, seed=int(phase * 100), names_wait=kind != "no word")
+    assert result.answered == 2000
+    assert result.seconds <= 19.0 * 1.25
+    assert result.refusals < 0.05
+
+
+@pytest.mark.parametrize("charge", [0.6, 1.0, 1.5])
+def test_bound_by_tokens(charge: float) -> None:
+    sizes = [1000] * 1000
+    result = run(Server(None, TPM, charge=charge), sizes)
+    assert result.answered == 1000
+    assert result.seconds <= own_bound(Server(None, TPM, charge=charge), sizes, 0.3) * 1.07
+    assert result.refusals < 0.01
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_mixed_sizes_are_in_order_and_within_seven_percent_of_the_servers_own(phase: float) -> None:
+    sizes = mixed()
+    result = run(Server(None, TPM, phase=phase), sizes, seed=int(phase * 100))
+    assert result.answered == 500
+    assert result.seconds <= own_bound(Server(None, TPM), sizes, 0.3) * 1.07
+    assert result.refusals < 0.01
+    # A row that was refused comes back, and only calls that were in flight with it went before.
+    assert max(at - row for at, row in enumerate(result.order)) < 20
+
+
+def test_a_continuous_bucket_loses_no_room_before_large_calls() -> None:
+    sizes = mixed()
+    result = run(Server(None, TPM, sliced=False), sizes)
+    assert result.seconds <= sum(sizes) / TPM * 60 * 1.05
+    assert result.refused == 0
+
+
+@pytest.mark.parametrize("at", [8.0, 8.1, 8.36, 8.5, 8.9])
+def test_a_halved_limit_is_followed(at: float) -> None:
+    result = run(Server(6000), ROWS, changes=[(at, 3000)])
+    assert result.answered == 2000
+    assert result.seconds <= (at + (2000 - 100 * at) / 50) * 1.1
+
+
+@pytest.mark.parametrize("at", [8.0, 8.36, 8.9])
+def test_a_doubled_limit_is_followed(at: float) -> None:
+    result = run(Server(3000), ROWS, changes=[(at, 6000)])
+    assert result.seconds <= (at + (2000 - 50 * at) / 100) * 1.1
+
+
+@pytest.mark.parametrize("headers", [True, False])
+@pytest.mark.parametrize("names_wait", [True, False])
+def test_a_quarter_of_an_hour_of_429_wastes_few_calls(headers: bool, names_wait: bool) -> None:
+    def weather(now: float, rnd: random.Random) -> bool:
+        return 10 <= now < 910 and rnd.random() < 0.9
+
+    for seed in range(4):
+        server = Server(6000) if headers else Server()
+        result = run(
+            server, [100] * 2400, weather=weather, latency=1.0, ceiling=16, seed=seed, names_wait=names_wait
+        )
+        assert result.answered == 2400
+        assert result.refusals < 0.05
+        assert result.seconds < 910 + 60 + 2400 / 10
+
+
+@pytest.mark.parametrize("rpm", [30, 100, 500])
+def test_low_limits_in_slices_cost_few_refusals(rpm: int) -> None:
+    sizes = [10] * 60
+    result = run(Server(rpm), sizes)
+    assert result.answered == 60
+    assert result.refused <= 2
+    assert result.seconds <= own_bound(Server(rpm), sizes, 0.3) * 1.12 + 2
+
+
+def test_long_latency_fills_the_ceiling() -> None:
+    result = run(Server(), [100] * 20_000, latency=10.0, ceiling=5000)
+    assert result.seconds < 10 + 6 + 20_000 / 500 + 10
+
+
+# --- never beyond it
+
+amounts = st.lists(st.tuples(st.floats(0, 3), st.floats(1, 300)), min_size=1, max_size=60)
+
+
+@given(st.floats(1, 1e5), amounts)
+def test_no_window_of_a_second_holds_more_than_a_seconds_worth(
+    rate: float, asked: list[tuple[float, float]]
+) -> None:
+    flow, now, starts = Flow(rate, strict=True), 1000.0, []
+    for gap, percent in asked:
         now += gap
-        now += pace.wait(now)
-        pace.take(now, 1)
-        started.append(now)
-    for first, at in enumerate(started):
-        within = sum(at <= one <= at + 10.0 for one in started[first:])
-        assert within <= per_minute / 60 * 11.0 + 2
+        amount = rate * percent / 100
+        now += flow.wait(now, amount)
+        assert flow.wait(now, amount) == 0.0
+        flow.start(now, amount)
+        starts.append((now, amount))
+    for at, _ in starts:
+        within = [amount for start, amount in starts if at <= start < at + SLICE]
+        assert sum(within) <= rate * (1 + 1e-6) or len(within) == 1
 
 
-def test_waiting_as_long_as_told_is_enough() -> None:
-    pace, now, waited = Pace(600), 0.0, 0
-    for _ in range(100):
-        wait = pace.wait(now)
-        waited += wait > 0
+@given(st.floats(0.01, 1000), st.booleans(), st.lists(st.floats(0, 2), min_size=1, max_size=150))
+def test_calls_keep_to_the_rate(rate: float, strict: bool, gaps: list[float]) -> None:
+    flow, now, starts = Flow(rate, whole=True, strict=strict), 0.0, []
+    for gap in gaps:
+        now += gap if rate > 1 else 0.0
+        now += flow.wait(now, 1)
+        flow.start(now, 1)
+        starts.append(now)
+    most = max(1, math.floor(rate + 1e-9)) if strict else math.ceil(rate)
+    for first, at in enumerate(starts):
+        assert sum(at <= start < at + SLICE for start in starts[first:]) <= most
+        for after, later in enumerate(starts[first:]):
+            assert after <= rate * (later - at) * (1 + 1e-6) + most
+
+
+@given(st.floats(1, 1e5), st.booleans(), amounts)
+@example(100.0, False, [(0.0, 60.0), (0.5, 30.0), (0.0, 200.0), (0.0, 10.0)])
+def test_debts_are_paid(rate: float, strict: bool, asked: list[tuple[float, float]]) -> None:
+    """Over any stretch no more starts than the rate allows, one slice ahead, and the last call."""
+    flow, now, starts = Flow(rate, strict=strict), 0.0, []
+    for gap, percent in asked:
+        now += gap
+        now += flow.wait(now, rate * percent / 100)
+        flow.start(now, rate * percent / 100)
+        starts.append((now, rate * percent / 100))
+    for first, (at, _) in enumerate(starts):
+        total = 0.0
+        for start, amount in starts[first:]:
+            assert total <= rate * (start - at + SLICE) * (1 + 1e-6)
+            total += amount
+
+
+@given(st.floats(0.01, 1e5), st.booleans(), st.booleans(), amounts)
+def test_waiting_is_exact(rate: float, strict: bool, whole: bool, asked: list[tuple[float, float]]) -> None:
+    flow, now = Flow(rate, whole=whole, strict=strict), 0.0
+    for gap, percent in asked:
+        now += gap
+        amount = 1.0 if whole else rate * percent / 100
+        wait = flow.wait(now, amount)
+        if wait > 1e-6:
+            assert flow.wait(now + wait - 1e-7, amount) > 0
+        assert flow.wait(now + wait, amount) == 0.0
         now += wait
-        assert pace.wait(now) == pytest.approx(0.0, abs=1e-9)
-        pace.take(now, 1)
-    assert waited > 80
-    assert 8.5 < now < 10
+        flow.start(now, amount)
 
 
-def test_a_large_amount_delays_the_next() -> None:
-    pace = Pace(60_000)
-    pace.take(0.0, 30_000)
-    assert pace.wait(0.0) == pytest.approx(29.0)
+@given(st.floats(1, 1e4), st.booleans(), st.lists(st.floats(1, 1000), min_size=1, max_size=30))
+def test_none_starves(rate: float, strict: bool, percents: list[float]) -> None:
+    """Whatever comes, one waits no longer than what went before is worth, and two slices."""
+    flow, now, worth = Flow(rate, strict=strict), 0.0, 0.0
+    for percent in percents:
+        wait = flow.wait(now, rate * percent / 100)
+        assert wait <= (worth + 2) * 1.05
+        now += wait
+        flow.start(now, rate * percent / 100)
+        worth = percent / 100 + (worth if strict else 0.0)
 
 
-def test_a_pause_saves_up_one_second_and_no_more() -> None:
-    pace, burst = Pace(600), 0
-    pace.take(0.0, 1)
-    while pace.wait(1000.0) <= 0 and burst < 100:
-        pace.take(1000.0, 1)
-        burst += 1
-    assert 10 <= burst <= 12
+@given(
+    st.lists(st.tuples(st.floats(0, 0.3), st.sampled_from(["ok", "429", "other"])), max_size=200),
+    st.integers(1, 3000),
+)
+def test_any_history_keeps_to_the_ceilings(history: list[tuple[float, str]], per_minute: int) -> None:
+    limiter, now, starts = Limiter(requests=per_minute, tokens=None, ceiling=7), 0.0, []
+    for gap, fate in history:
+        wait = limiter.wait(now, 10)
+        assert 0 <= wait < 400
+        now += gap + wait
+        if limiter.wait(now, 10) > 0:
+            continue
+        ticket = limiter.start(now, 10)
+        starts.append(now)
+        if fate == "ok":
+            limiter.answered(now, ticket, a_minute(9000) if gap > 0.1 else {}, gap)
+        elif fate == "429":
+            limiter.refused(now, ticket, {}, gap)
+        assert 1 <= limiter.window <= 7
+    for first, at in enumerate(starts):
+        assert sum(start < at + 1 for start in starts[first:]) <= math.ceil(per_minute / 60)
+
+
+# --- headers
+
+
+NAMES = [
+    f"x-ratelimit-{word}-{quantity}" for word in ("limit", "remaining", "reset") for quantity in QUANTITIES
+]
+VALUES = ["", "0", "-1", "-0.0", "1", "6000", "1e308", "1e999", "nan", "inf", "0s", "20ms",
+    "6m0s", "24h", "9" * 500 + "h", "１２", "1.2.3s"]  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(NAMES),
+        st.sampled_from(VALUES) | st.text("0123456789.-+_eEnaifhmsdµ １,;", max_size=20),
+        max_size=9,
+    )
+)
+def test_no_header_raises(headers: dict[str, str]) -> None:
+    for quantity in QUANTITIES:
+        found = told(headers, quantity)
+        assert found is None or (0 < found.limit < math.inf and found.window in (None, MINUTE, DAY))
+    limiter = probed(headers)
+    assert 0 <= limiter.wait(1e9, 10) < math.inf
+    limiter.refused(1e9, limiter.start(1e9, 10), headers, None)
+    assert limiter.window >= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("0s", 0), ("12", 12), ("1d", DAY), ("", None),
+     ("-1", None), ("nan", None), ("soon", None), ("5x", None), ("1s!", None), (None, None), ("1e999", None)],
+)  # fmt: skip
+def test_durations(text: str | None, seconds: float | None) -> None:
+    assert duration(text) == pytest.approx(seconds) if seconds is not None else duration(text) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "window"),
+    [
+        (6000, 5999, "10ms", MINUTE), (6000, 5999, "1s", MINUTE), (2_000_000, 1_999_840, "5ms", MINUTE),
+        (10_000, 9_999, "8.64s", DAY),
+        (10_000, 9_999, "9s", DAY), (200, 150, "6h0m0s", DAY), (200, 0, "23h59m", DAY), (6000, 5999, "50s", MINUTE),
+        (6000, 0, "12ms", None), (6000, 6000, "0s", None), (6000, -1, "1s", None), (6000, None, None, None),
+    ],
+)  # fmt: skip
+def test_a_minute_and_a_day_are_told_apart(
+    limit: int, remaining: int | None, reset: str | None, window: float | None
+) -> None:
+    found = told(said("requests", limit, remaining, reset), "requests")
+    assert found is not None
+    assert found.window == window
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "", "many", "inf", "nan"])
+def test_impossible_limits_say_nothing(limit: str) -> None:
+    assert told({"x-ratelimit-limit-requests": limit}, "requests") is None
+    assert not probed({"x-ratelimit-limit-requests": limit}).is_told
+
+
+# --- the limiter
+
+
+def test_the_first_call_is_the_probe() -> None:
+    limiter = Limiter(requests=None, tokens=None, ceiling=64)
+    assert limiter.window == 1
+    limiter.answered(0.3, limiter.start(0.0, 100), a_minute(6000), 0.3)
+    assert limiter.window == 64
+
+
+def test_a_project_has_a_limit_of_its_own() -> None:
+    headers = a_minute(600_000, 100, "tokens") | a_minute(60_000, 100, "project-tokens")
+    limiter = probed(headers)
+    limiter.start(2.0, 1000)
+    assert limiter.wait(2.0, 1000) > 0
+
+
+def test_a_days_limit_is_not_spread_over_the_day_but_pauses_at_its_end() -> None:
+    limiter = probed(said("requests", 10_000, 9_999, "8.64s"))
+    assert limiter.exhausted_until(1.0) is None
+    assert not limiter.is_told
+    limiter.refused(100.0, limiter.start(100.0, 10), said("requests", 10_000, 0, "6h0m0s"), None)
+    assert limiter.exhausted_until(100.0) == pytest.approx(100.0 + 6 * 3600)
+    assert limiter.exhausted_until(100.0 + 6 * 3600) is None
+
+
+def test_a_short_reset_of_a_day_known_before_is_still_the_days() -> None:
+    limiter = probed(said("requests", 10_000, 9_999, "8.64s"))
+    limiter.refused(100.0, limiter.start(100.0, 10), said("requests", 10_000, 0, "8.64s"), None)
+    assert limiter.exhausted_until(100.0) == pytest.approx(108.64)
+
+
+def test_headers_are_followed_at_once() -> None:
+    limiter = probed(a_minute(6000))
+    for limit, most in ((600, 10), (12_000, 200)):
+        now = limit * 10.0
+        limiter.answered(now, limiter.start(now, 10), a_minute(limit), 0.3)
+        now += 5
+        started = 0
+        while limiter.wait(now, 10) == 0.0:
+            limiter.start(now, 10)
+            started += 1
+        assert started == most
+
+
+def test_runs_that_share_an_account_share_its_limit() -> None:
+    limiter = probed(a_minute(6000))
+    limiter.shared_by(2)
+    started = 0
+    while limiter.wait(5.0, 10) == 0.0:
+        limiter.start(5.0, 10)
+        started += 1
+    assert started == 50
+
+
+def test_a_single_refusal_needs_no_prober_and_costs_little() -> None:
+    limiter = probed(a_minute(6000))
+    tickets = [limiter.start(2.0, 10) for _ in range(100)]
+    assert limiter.refused(2.02, tickets[99], a_minute(6000), 0.5) is False
+    assert limiter.wait(2.02, 10) >= 0.5
+    for ticket in tickets[:99]:
+        limiter.answered(2.3, ticket, a_minute(6000), 0.3)
+    started, now = 0, 2.5
+    while now < 12.5:
+        while limiter.wait(now, 10) == 0.0:
+            limiter.start(now, 10)
+            started += 1
+        now += limiter.wait(now, 10)
+    assert started > 960
+
+
+@pytest.mark.parametrize(("refusals", "wait"), [(60, 0.5), (1, 30.0)])
+def test_many_refusals_or_a_long_wait_need_a_prober(refusals: int, wait: float) -> None:
+    limiter = probed(a_minute(6000))
+    tickets = [limiter.start(2.0, 10) for _ in range(100)]
+    advice = [limiter.refused(2.02, ticket, {}, wait) for ticket in tickets[:refusals]]
+    assert advice[-1] is True
+
+
+def test_a_slow_down_lets_half_as_much_more_in_fifteen_minutes() -> None:
+    headers = a_minute(60_000_000, 10_000, "tokens")
+    limiter = probed(headers, tokens=10_000)
+
+    def throughput(start: float) -> float:
+        now, total = start, 0.0
+        while now < start + 30:
+            wait = limiter.wait(now, 10_000)
+            if wait > 0:
+                now += wait
+                continue
+            ticket = limiter.start(now, 10_000)
+            limiter.answered(now, ticket, headers, 0.3)
+            total += 10_000
+        return total / 30
+
+    throughput(1.0)
+    tickets = [limiter.start(40.0, 10_000) for _ in range(100)]
+    for ticket in tickets[:50]:
+        limiter.refused(40.02, ticket, headers, 1.0, slow_down=True)
+    before = throughput(45.0)
+    now = 75.0
+    while now < 945.0:
+        throughput(now)
+        now += 30.0
+    assert before * 1.3 < throughput(945.0) <= before * 1.55
+
+
+def test_it_says_what_binds() -> None:
+    limiter = probed(a_minute(60) | a_minute(600_000, 100, "tokens"))
+    limiter.start(5.0, 10)
+    limiter.wait(5.0, 10)
+    assert limiter.bound_by(5.0) == "requests"
+    limiter.start(100.0, 50_000)
+    limiter.wait(100.0, 50_000)
+    assert limiter.bound_by(100.0) == "tokens"
+    assert limiter.bound_by(1000.0) == "latency"
+    assert probed({}, ceiling=2).bound_by(1000.0) == "concurrency"
+
+
+def test_a_server_that_only_queues_is_not_flooded() -> None:
+    """50 answers a second whatever is in flight: latency grows with it, and no refusal ever tells."""
+    limiter = probed({})
+    now, flight, done, most = 1.0, 0, 0.0, 0
+    for _ in range(60_000):
+        now += 0.001
+        done += 0.05 if flight else 0.0
+        if done >= 1:
+            done -= 1
+            limiter.answered(now, 1, {}, max(0.3, flight / 50))
+            flight -= 1
+        while flight < limiter.window and limiter.wait(now, 10) == 0.0:
+            limiter.start(now, 10)
+            flight += 1
+        most = max(most, flight)
+    assert 15 <= most <= 500
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(60, 30_000), st.floats(0, 1), st.floats(0.05, 3), st.integers(0, 99))
+def test_any_minutes_limit_is_used_and_hardly_exceeded(
+    rpm: int, phase: float, latency: float, seed: int
+) -> None:
+    sizes = [10] * max(20, rpm // 8)
+    result = run(Server(rpm, phase=phase), sizes, latency=latency, seed=seed, cpu=0.0)
+    assert result.answered == len(sizes)
+    assert result.refused <= 2 + 0.01 * len(sizes)

@@ -28,7 +28,11 @@ class Stop:
     def listening(self, told: Callable[[str], None]) -> Iterator[None]:
         """While the event loop that runs now is at work, `told` is called in it when a stop is asked for."""
         loop = asyncio.get_running_loop()
-        self._tell = lambda reason: loop.call_soon_threadsafe(told, reason)  # type: ignore[assignment]
+
+        def tell(reason: str) -> None:
+            loop.call_soon_threadsafe(told, reason)
+
+        self._tell = tell
         if self.reason is not None:
             told(self.reason)
         try:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from runner.dispatch.feed import Feed, Nothing
@@ -122,7 +123,7 @@ class Online:
             until = self._limiter.exhausted_until(now)
             if until is not None and (error := self._on_exhausted(until - now)) is not None:
                 self.stop(error)
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             wait = self._limiter.wait(now, tokens)
             if wait <= 0:
                 break

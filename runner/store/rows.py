@@ -9,8 +9,7 @@ import orjson
 from sqlalchemy import Connection
 
 from runner.errors import LineFault
-from runner.store.runs import line_of, row_id
-from runner.store.schema import LINE_BITS
+from runner.store.runs import line_of, span
 
 READING_ENDED = frozenset({"truncated_file", "bomb", "unsupported_file", "encoding"})
 """The codes of faults after which an input could not be read on."""
@@ -68,7 +67,7 @@ def add(connection: Connection, rows: list[NewRow]) -> None:
 
 def refuse_repeated_keys(connection: Connection, run_id: int) -> int:
     """Mark each row whose key an earlier row of the run bears; how many there are."""
-    first, last = _span(run_id)
+    first, last = span(run_id)
     marked = 0
     repeated = connection.exec_driver_sql(
         "SELECT key FROM row WHERE id BETWEEN ? AND ? AND key IS NOT NULL GROUP BY key HAVING count(*) > 1",
@@ -105,7 +104,7 @@ def number_repeats(connection: Connection, run_id: int) -> None:
         " SELECT id, row_number() OVER (PARTITION BY hash ORDER BY id) - 1 AS occurrence FROM row"
         " WHERE id BETWEEN ? AND ? AND hash IS NOT NULL AND fault IS NULL"
         ") AS counted WHERE row.id = counted.id AND counted.occurrence > 0",
-        _span(run_id),
+        span(run_id),
     )
 
 
@@ -113,7 +112,7 @@ def faults(connection: Connection, run_id: int) -> Iterator[LineFault]:
     """What is wrong with the lines of a run, in input order."""
     found = connection.exec_driver_sql(
         "SELECT id, key, fault FROM row WHERE id BETWEEN ? AND ? AND fault IS NOT NULL ORDER BY id",
-        _span(run_id),
+        span(run_id),
     )
     for number, key, fault in found:
         for one in orjson.loads(fault):
@@ -122,7 +121,7 @@ def faults(connection: Connection, run_id: int) -> Iterator[LineFault]:
 
 def ends_early(connection: Connection, run_id: int) -> int | None:
     """The line at which an input could be read no further, if there is one: nobody knows what came after it."""
-    first, last = _span(run_id)
+    first, last = span(run_id)
     found = connection.exec_driver_sql(
         "SELECT id, fault FROM row WHERE id BETWEEN ? AND ? AND fault IS NOT NULL ORDER BY id DESC LIMIT 1",
         (first, last),
@@ -134,7 +133,7 @@ def ends_early(connection: Connection, run_id: int) -> int | None:
 
 def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Settled]:
     """The rows of a run in input order, each with its task and its answer. Memory stays flat."""
-    first, last = _span(run_id)
+    first, last = span(run_id)
     found = connection.exec_driver_sql(
         "SELECT row.id, row.key, row.record, row.fault, task.state, task.attempts, task.finish_reason,"
         " task.fault, task.error, task.run_id, task.row_id, task.item, answer.body, answer.checksum,"
@@ -153,7 +152,7 @@ def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Set
 def good_records(connection: Connection, run_id: int) -> Iterator[tuple[int, bytes]]:
     """The rows of a run that can be asked, in input order: the line's number and the record."""
     found = connection.exec_driver_sql(
-        "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id", _span(run_id)
+        "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id", span(run_id)
     )
     for number, text in found:
         yield line_of(number), text
@@ -172,7 +171,7 @@ def good_questions(connection: Connection, run_id: int) -> Iterator[GoodQuestion
     """What the good rows of a run ask, equal questions side by side."""
     found = connection.exec_driver_sql(
         "SELECT hash, occurrence, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY hash, id",
-        _span(run_id),
+        span(run_id),
     )
     last = b""
     for hash_, occurrence, text in found:
@@ -187,10 +186,6 @@ def fault_text(code: str, message: str) -> str:
 
 def faults_text(found: Iterable[tuple[str, str]]) -> str:
     return orjson.dumps([{"code": code, "message": message} for code, message in found]).decode()
-
-
-def _span(run_id: int) -> tuple[int, int]:
-    return row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)
 
 
 def _shown(key: str) -> str:

@@ -214,7 +214,7 @@ def unset_drawn(connection: Connection, series_id: int, output: str) -> None:
 
 def clear_rows(connection: Connection, run_id: int, *, at_most: int) -> int:
     """Delete some of the rows of a run whose input is to be read again; how many were deleted."""
-    some = select(row.c.id).where(_rows_of(run_id)).limit(at_most)
+    some = select(row.c.id).where(row.c.id.between(*span(run_id))).limit(at_most)
     return connection.execute(delete(row).where(row.c.id.in_(some))).rowcount
 
 
@@ -248,12 +248,13 @@ def row_id(run_id: int, line: int) -> int:
     return run_id << LINE_BITS | line
 
 
+def span(run_id: int) -> tuple[int, int]:
+    """The first and the last id that a row of a run can have."""
+    return row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)
+
+
 def line_of(row_id: int) -> int:
     return row_id & ((1 << LINE_BITS) - 1)
-
-
-def _rows_of(run_id: int) -> Any:
-    return row.c.id.between(row_id(run_id, 0), row_id(run_id + 1, 0) - 1)
 
 
 def _run(found: Row[Any]) -> Run:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
 from runner.store.clock import now
-from runner.store.runs import line_of, row_id
+from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
 
 
@@ -230,7 +230,7 @@ def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequ
         " WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
         " AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
         f" OR {no_success}))) GROUP BY task.id) AS again WHERE task.id = again.id",
-        (now(), run_id, series_id, *_span(run_id), *reasons),
+        (now(), run_id, series_id, *span(run_id), *reasons),
     ).rowcount
 
 
@@ -313,7 +313,3 @@ def _expect(changed: int, wanted: int, verb: str) -> None:
             f"The store refused to {verb}: {wanted - changed} of {wanted} tasks were not in the state expected. "
             "Nothing of this step was written. Run the same command again; `runner doctor` checks the store."
         )
-
-
-def _span(run_id: int) -> tuple[int, int]:
-    return row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)

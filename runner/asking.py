@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -141,8 +141,8 @@ class _Dispatch:
     def _make_settler(self) -> Settler:
         asking = self._asking
 
-        async def write(settlement: Settlement) -> None:
-            await self._writer.submit(tasks.settle, settlement)
+        async def write(settlements: Sequence[Settlement]) -> None:
+            await self._writer.submit(tasks.settle, settlements)
 
         policy = Policy(
             retry=asking.job.retry,
@@ -154,10 +154,12 @@ class _Dispatch:
             policy, asking.prices, self._budget, write, random=random.random, remaining=self._remaining
         )
 
-    async def _claim(self, call: Call) -> int:
-        asking = self._asking
-        claim = Claim(asking.run.id, asking.tenure.epoch, (call.task_id,), call.worst_case)
-        return await self._writer.submit(tasks.claim, claim)
+    async def _claim(self, calls: Sequence[Call]) -> Sequence[int]:
+        run, epoch = self._asking.run.id, self._asking.tenure.epoch
+        claims = [
+            Claim(run, epoch, tuple(one.task_id for one in call.asked), call.worst_case) for call in calls
+        ]
+        return await self._writer.submit(tasks.claim, claims)
 
     async def _send(self, call: Call) -> Reply:
         if self._settler.known_gone(call):
@@ -186,7 +188,8 @@ class _Dispatch:
         """Tell how far the run is, here and in the store; whether somebody asked it to stop."""
         progress = self._progress()
         self._emit(progress)
-        return await self._writer.submit(runs.beat, Beat(self._asking.run.id, progress))
+        [stop_asked] = await self._writer.submit(runs.beat, [Beat(self._asking.run.id, progress)])
+        return stop_asked
 
     def _progress(self) -> dict[str, Any]:
         tally = self._settler.tally
@@ -277,7 +280,7 @@ class _Dispatch:
         assert self._budget.limit is not None
         if self._boundless is not None:
             return BadConfiguration(
-                f"Line {self._boundless.line}: nothing bounds what this request may cost at {self._boundless.model}, "
+                f"Line {self._boundless.asked[0].line}: nothing bounds what this request may cost at {self._boundless.model}, "
                 "so the budget cannot hold. It was not sent; what is answered is kept. Run without a budget, or "
                 "leave such rows out."
             )

@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class TaskState(StrEnum):
@@ -217,18 +218,27 @@ class Demand:
     unbounded: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One HTTP request that is about to be sent, carrying one task.
-
-    `line` and `key` say which row it is; `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None
-    if unknown; `attempts` counts the task's earlier tries that count against its row.
-    """
+class Asked(NamedTuple):
+    """A task as a call carries it. `line` and `key` say which row it is; `attempts` counts its earlier tries that
+    count against the row; `weight` is its part of a packed call's input, in bytes or tokens."""
 
     task_id: int
     line: int
     key: str | None
     attempts: int
+    weight: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One HTTP request that is about to be sent, carrying one task, or many that are asked at once (`asked`).
+
+    `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None if unknown. `id` is its number in the
+    store, 0 until it is claimed. `split_from` is set where it is one half of a call that was refused, and
+    `added_base64` where we ask for vectors as base64 of our own accord.
+    """
+
+    asked: tuple[Asked, ...]
     endpoint: str
     model: str
     body: bytes
@@ -236,6 +246,25 @@ class Call:
     demand: Demand
     worst_case: int | None
     id: int = 0
+    split_from: Split | None = None
+    added_base64: bool = False
+
+    @property
+    def task_id(self) -> int:
+        """The first of its tasks, which stands for all where one must."""
+        return self.asked[0].task_id
+
+    @property
+    def is_packed(self) -> bool:
+        return len(self.asked) > 1
+
+
+@dataclass(slots=True, eq=False)
+class Split:
+    """A call of so many tasks that was refused and is asked again in halves; `pending` of them are out."""
+
+    size: int
+    pending: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +273,8 @@ class Signal:
 
     `healthy` says that the server does its work; `hold` closes the gate for all, for that many seconds where
     the server named a time; `release` opens it, for it was the rows' own fault; `refused_for_speed` narrows
-    what may be in flight; `slow_down` slows its growth as well; `stop` ends the dispatch.
+    what may be in flight; `slow_down` slows its growth as well; `split` asks a packed call again in halves;
+    `refuses_base64` says that this server gives vectors as numbers only; `stop` ends the dispatch.
     """
 
     healthy: bool = False
@@ -253,6 +283,8 @@ class Signal:
     release: bool = False
     refused_for_speed: bool = False
     slow_down: bool = False
+    split: bool = False
+    refuses_base64: bool = False
     reason: str = ""
     stop: Exception | None = None
 

@@ -70,6 +70,11 @@ class Questions:
             self._taken = {job.output_field, ERROR_FIELD} if job.keep is None else set()
             self._clashing = set(job.keep or ()) & {job.output_field, ERROR_FIELD}
 
+    @property
+    def can_pack(self) -> bool:
+        """Whether several questions may share one request. The bodies of a requests file go as they are."""
+        return not self._of_requests and self._endpoint.name == "embeddings"
+
     def ask(self, line: bytes) -> Question:
         """The question of a line. Unaskable with every fault found in it."""
         try:

@@ -1,4 +1,7 @@
-"""What to ask next: ready tasks of the store, made into calls, a few hundred at a time."""
+"""What to ask next: ready tasks of the store, made into calls, a few hundred at a time.
+
+Questions that can share a request are packed into one as they come: embeddings, where the job says what to ask.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runner.model import Call
+from runner import packing
+from runner.model import Asked, Call, Demand, Signal
+from runner.packing import Part
 from runner.pricing import Prices
-from runner.question import Questions, worst_case
+from runner.question import Question, Questions, worst_case
 from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.tasks import Ready
 
 STOCK = 256
+PACKED_STOCK = 2 * packing.MOST_TEXTS
 STOCK_BYTES = 16 * 2**20
 
 
@@ -37,18 +43,23 @@ class Feed:
         *,
         more: Callable[[], bool],
         has_failed: Callable[[int], bool],
+        most_tokens: Callable[[], float] = lambda: packing.MOST_TOKENS,
     ) -> None:
         """`more` makes further rows into tasks, False when every row has its task; `has_failed` says whether
-        a task has failed before in this start."""
+        a task has failed before in this start; `most_tokens` how many tokens one packed call may come to."""
         self._store = store
         self._run_id = run_id
         self._questions = questions
         self._prices = prices
         self._more = more
         self._has_failed = has_failed
+        self._most_tokens = most_tokens
         self._stock: deque[Ready] = deque()
-        self._refused: deque[Call] = deque()
+        self._again: deque[Call] = deque()
         self._handed_out: set[int] = set()
+        self._most_texts = packing.MOST_TEXTS
+        self._base64 = True
+        self._size = PACKED_STOCK if questions.can_pack else STOCK
 
     def next(self, *, to_probe: bool = False) -> Call | Nothing:
         """The next call to make, or how long there is nothing to do.
@@ -56,35 +67,47 @@ class Feed:
         `to_probe` asks for a task that has not failed before, where there is one: a row that is itself at
         fault could not find out whether the server is well again.
         """
-        if self._refused:
-            return self._refused.popleft()
+        if self._again:
+            return self._again.popleft()
         if not self._stock:
             self._restock()
         if to_probe:
             self._bring_fresh_forward()
         if self._stock:
-            ready = self._stock.popleft()
-            self._handed_out.add(ready.task_id)
-            return self._call(ready)
+            return self._pack() if self._questions.can_pack else self._single(self._stock.popleft())
         with self._store.read() as connection:
             due = tasks.next_due(connection, self._run_id)
         return Nothing(None if due is None else max(0.001, (due - now()) / 1_000_000))
 
-    def settled(self, task_id: int) -> None:
-        """The store knows what became of this task: where it is ready again, it may be read again."""
-        self._handed_out.discard(task_id)
+    def settled(self, call: Call, signal: Signal) -> None:
+        """The store knows what became of a call: where its tasks are ready again, they may be read again.
 
-    def again(self, call: Call) -> None:
-        """A call that was refused for speed, and is ready again: it goes before those that came after it.
-
-        It stays handed out all the while, or a reading in between would hand it out twice.
+        Refused for speed, the call goes before those that came after it; refused for what one of its texts may
+        hold, its halves do. Their tasks stay handed out all the while, or a reading in between would hand them
+        out twice.
         """
-        self._refused.append(call)
+        if signal.refuses_base64:
+            self._base64 = False
+        if signal.refused_for_speed:
+            self._again.append(call)
+        elif signal.split:
+            self._again.extend(packing.halves(call))
+        else:
+            for one in call.asked:
+                self._handed_out.discard(one.task_id)
+
+    def answered(self, call: Call) -> None:
+        """A call was answered: where it is the second half of one that was refused, that one was too large."""
+        split = call.split_from
+        if split is None:
+            return
+        split.pending -= 1
+        if split.pending == 0:
+            self._most_texts = max(1, min(self._most_texts, (split.size + 1) // 2))
 
     def _bring_fresh_forward(self) -> None:
         if all(self._has_failed(one.task_id) for one in self._stock) and self._more():
-            held = {one.task_id for one in self._stock}
-            self._stock.extend(one for one in self._read() if one.task_id not in held)
+            self._stock.extend(self._read())
         for place, one in enumerate(self._stock):
             if not self._has_failed(one.task_id):
                 del self._stock[place]
@@ -98,27 +121,90 @@ class Feed:
                 return
 
     def _read(self) -> list[Ready]:
+        held = {one.task_id for one in self._stock} | self._handed_out if self._stock else self._handed_out
         with self._store.read() as connection:
             found = tasks.ready(
-                connection,
-                run_id=self._run_id,
-                limit=STOCK + len(self._handed_out) + len(self._stock),
-                max_bytes=STOCK_BYTES,
+                connection, run_id=self._run_id, limit=self._size + len(held), max_bytes=STOCK_BYTES
             )
-        return [one for one in found if one.task_id not in self._handed_out]
+        return [one for one in found if one.task_id not in held]
 
-    def _call(self, ready: Ready) -> Call:
+    def _single(self, ready: Ready) -> Call:
+        self._handed_out.add(ready.task_id)
         question = self._questions.ask(ready.record)
         demand = question.endpoint.demand(question.request, len(question.body))
         return Call(
-            task_id=ready.task_id,
-            line=ready.line,
-            key=ready.key,
-            attempts=ready.attempts,
+            asked=(Asked(ready.task_id, ready.line, ready.key, ready.attempts),),
             endpoint=question.endpoint.name,
             model=question.model,
             body=question.body,
             forced_tool=question.forced_tool,
             demand=demand,
             worst_case=worst_case(question, demand, self._prices),
+        )
+
+    def _pack(self) -> Call:
+        """The longest due task, with as many of those behind it as may share its request."""
+        first = self._stock.popleft()
+        question = self._questions.ask(first.record)
+        start = packing.part(question.request)
+        if start is None:
+            self._stock.appendleft(first)
+            return self._single(self._stock.popleft())
+        most = packing.most_texts(first.attempts, self._most_texts)
+        self._fill_up(most)
+        pack = _Pack(question, start, first, self._prices)
+        most_tokens = self._most_tokens()
+        others: list[Ready] = []
+        while self._stock and len(pack.asked) < most:
+            ready = self._stock.popleft()
+            question = self._questions.ask(ready.record)
+            part = packing.part(question.request)
+            if part is None or part.kind != start.kind or ready.attempts > first.attempts:
+                others.append(ready)
+            elif not pack.take(question, part, ready, most_tokens):
+                self._stock.appendleft(ready)
+                break
+        self._stock.extendleft(reversed(others))
+        self._handed_out.update(one.task_id for one in pack.asked)
+        return pack.call(base64=self._base64)
+
+    def _fill_up(self, count: int) -> None:
+        while len(self._stock) < count - 1 and self._more():
+            self._stock.extend(self._read())
+
+
+class _Pack:
+    """A packed call in the making."""
+
+    def __init__(self, question: Question, part: Part, ready: Ready, prices: Prices) -> None:
+        self._prices = prices
+        self._first = question
+        self._texts: list[object] = []
+        self._tokens = 0
+        self._worst: int | None = 0
+        self.asked: list[Asked] = []
+        self.take(question, part, ready, packing.MOST_TOKENS)
+
+    def take(self, question: Question, part: Part, ready: Ready, most_tokens: float) -> bool:
+        """Add one text, unless it would be too much."""
+        demand = question.endpoint.demand(question.request, len(question.body))
+        if self.asked and self._tokens + demand.input_tokens > most_tokens:
+            return False
+        self._tokens += demand.input_tokens
+        worst = worst_case(question, demand, self._prices)
+        self._worst = None if self._worst is None or worst is None else self._worst + worst
+        self._texts.append(part.text)
+        self.asked.append(Asked(ready.task_id, ready.line, ready.key, ready.attempts, part.weight))
+        return True
+
+    def call(self, *, base64: bool) -> Call:
+        return Call(
+            asked=tuple(self.asked),
+            endpoint=self._first.endpoint.name,
+            model=self._first.model,
+            body=packing.body(self._first.request, self._texts, base64=base64),
+            forced_tool=False,
+            demand=Demand(self._tokens, 0),
+            worst_case=self._worst,
+            added_base64=base64 and "encoding_format" not in self._first.request,
         )

@@ -1,13 +1,17 @@
 """Calls go out side by side, as many as the window allows, through one gate, each exactly once.
 
-A call is claimed in the store before its first byte leaves, and settled there before the next takes its place.
+    feed ──▶ gather ──▶ claim ──▶ send ──▶ settle ──▶ obey
+             a handful at a time            all that came meanwhile at a time
+
+A call is claimed in the store before its first byte leaves, and settled there before another takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -18,19 +22,43 @@ from runner.dispatch.gate import Gate
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
 
-Send = Callable[[Call], Awaitable[Reply]]
-ClaimCall = Callable[[Call], Awaitable[int]]
-Settle = Callable[[Call, Reply], Awaitable[Signal]]
+Send = Callable[[Call], Coroutine[object, object, Reply]]
+ClaimCalls = Callable[[Sequence[Call]], Awaitable[Sequence[int]]]
+Settle = Callable[[Sequence[tuple[Call, Reply]]], Awaitable[Sequence[Signal]]]
+
+HANDFUL = 64
+"""The most calls that start, or settle, in one go."""
+
+HANDFUL_BYTES = 64 * 2**20
+"""The most bytes of answers that settle in one go."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """What the dispatch does its work by: claim in the store, send on the network, settle in the store."""
 
-    claim: ClaimCall
+    claim: ClaimCalls
     send: Send
     settle: Settle
     clock: Callable[[], float]
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    call: Call
+    ticket: int
+    prober: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Pause:
+    """Why no further call starts now: until something ends, or for so many seconds, or as long as the gate is
+    held; or because nothing is left."""
+
+    seconds: float | None = None
+    by_time: bool = False
+    by_gate: bool = False
+    is_end: bool = False
 
 
 class Online:
@@ -59,11 +87,17 @@ class Online:
         self._on_budget = on_budget
         self._on_exhausted = on_exhausted
         self._told = told
+        self._next: Call | None = None
+        self._is_reserved = False
         self._in_flight = 0
+        self._sending: set[asyncio.Task[Reply]] = set()
+        self._landed: list[tuple[_Flight, Reply]] = []
+        self._arrival = asyncio.Event()
         self._progress = asyncio.Event()
         self._launching = anyio.CancelScope()
         self._stopping = False
         self._reason: Exception | None = None
+        self._broken: BaseException | None = None
 
     @property
     def in_flight(self) -> int:
@@ -78,98 +112,183 @@ class Online:
     async def run(self, *, grace: float) -> None:
         """Ask all that is to be asked. Raises the reason if it was stopped, once what was in flight has
         ended or `grace` seconds are over; what is abandoned then is settled as ambiguous."""
+        settling = asyncio.create_task(self._settle_arrivals())
+        settling.add_done_callback(self._settling_ended)
+        try:
+            await self._drive(grace)
+        finally:
+            settling.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([settling])
+        error = self._broken or self._reason
+        if error is not None:
+            raise error
+
+    async def _drive(self, grace: float) -> None:
         async with anyio.create_task_group() as group:
-            with self._launching:
-                await self._launch(group)
-            with anyio.move_on_after(grace if self._stopping else None) as limit:
-                while self._in_flight:
-                    await self._wait(None)
-            if limit.cancelled_caught:
-                group.cancel_scope.cancel()
-        if self._reason is not None:
-            raise self._reason
+            try:
+                with self._launching:
+                    await self._launch(group)
+                with anyio.move_on_after(grace if self._stopping else None) as limit:
+                    await self._landing()
+                if limit.cancelled_caught:
+                    await self._abandon()
+            except BaseException:
+                await self._abandon()
+                raise
+
+    async def _landing(self) -> None:
+        while self._in_flight and self._broken is None:
+            await self._wait(None)
+
+    async def _abandon(self) -> None:
+        """End what is in flight now, and settle it."""
+        self._stopping = True
+        with anyio.CancelScope(shield=True):
+            while self._in_flight and self._broken is None:
+                for task in self._sending:
+                    task.cancel()
+                await self._wait(None)
 
     async def _launch(self, group: TaskGroup) -> None:
         while not self._stopping:
-            if self._in_flight >= self._limiter.window:
-                await self._wait(None)
-                continue
-            call = self._feed.next(to_probe=not self._gate.is_open)
-            if isinstance(call, Nothing):
-                if call.due_in is None and not self._in_flight:
-                    return
-                await self._wait(call.due_in)
-                continue
-            if not await self._has_budget(call):
+            flights, pause = self._gather()
+            if flights:
+                group.start_soon(self._start, flights)
+                await anyio.lowlevel.checkpoint()
+            elif pause.is_end:
                 return
-            prober, ticket = await self._may_start(call)
-            self._in_flight += 1
-            group.start_soon(self._make, call, prober, ticket)
+            elif pause.by_gate:
+                if await self._gate.enter():
+                    group.start_soon(self._start, [self._take_off(self._wiring.clock(), prober=True)])
+            elif pause.by_time:
+                assert pause.seconds is not None
+                await anyio.sleep(pause.seconds)
+            else:
+                await self._wait(pause.seconds)
 
-    async def _has_budget(self, call: Call) -> bool:
-        while not self._reserve(call):
+    def _gather(self) -> tuple[list[_Flight], _Pause]:
+        """The calls that may start now, a handful at most, and what keeps more from it."""
+        flights: list[_Flight] = []
+        while len(flights) < HANDFUL and not self._stopping:
+            pause = self._hindrance()
+            if pause is not None:
+                return flights, pause
+            flights.append(self._take_off(self._wiring.clock(), prober=False))
+        return flights, _Pause()
+
+    def _hindrance(self) -> _Pause | None:
+        """What keeps the next call from starting now."""
+        if self._in_flight >= self._limiter.window:
+            return _Pause()
+        if self._next is None:
+            found = self._feed.next(to_probe=not self._gate.is_open)
+            if isinstance(found, Nothing):
+                return _Pause(found.due_in, is_end=found.due_in is None and not self._in_flight)
+            self._next = found
+        if not self._is_reserved and not self._reserve(self._next):
             if not self._in_flight:
                 self.stop(self._on_budget())
-                return False
-            await self._wait(None)
-        return True
+            return _Pause()
+        self._is_reserved = True
+        now = self._wiring.clock()
+        until = self._limiter.exhausted_until(now)
+        if until is not None and (error := self._on_exhausted(until - now)) is not None:
+            self.stop(error)
+            return _Pause()
+        wait = self._limiter.wait(now, _charge(self._next))
+        if wait > 0:
+            return _Pause(wait, by_time=True)
+        return None if self._gate.is_open else _Pause(by_gate=True)
 
-    async def _may_start(self, call: Call) -> tuple[bool, int]:
-        """Wait for the limits and the gate; whether this call is the prober, and its ticket."""
-        # What the API charges is the larger of the two, not their sum.
-        tokens = max(call.demand.input_tokens, call.demand.max_output or 0)
-        while True:
-            now = self._wiring.clock()
-            until = self._limiter.exhausted_until(now)
-            if until is not None and (error := self._on_exhausted(until - now)) is not None:
-                self.stop(error)
-                await anyio.lowlevel.checkpoint()
-            wait = self._limiter.wait(now, tokens)
-            if wait <= 0:
-                break
-            await anyio.sleep(wait)
-        prober = await self._gate.enter()
-        return prober, self._limiter.start(self._wiring.clock(), tokens)
+    def _take_off(self, now: float, *, prober: bool) -> _Flight:
+        assert self._next is not None
+        call, self._next, self._is_reserved = self._next, None, False
+        self._in_flight += 1
+        return _Flight(call, self._limiter.start(now, _charge(call)), prober)
 
-    async def _make(self, call: Call, prober: bool, ticket: int) -> None:
+    async def _start(self, flights: list[_Flight]) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                call = replace(call, id=await self._wiring.claim(call))
-            if self._stopping or not (prober or self._gate.is_open):
-                reply = NOT_STARTED
-            else:
-                reply = await self._send(call)
-            with anyio.CancelScope(shield=True):
-                signal = await self._wiring.settle(call, reply)
-            # What was never asked proves nothing about the server.
-            asked = reply is not NOT_STARTED and reply is not MODEL_GONE
-            if asked:
-                self._obey(signal, reply, ticket, prober=prober)
-            elif prober:
-                self._gate.give_up_probe()
-            if signal.refused_for_speed:
-                self._feed.again(call)
-            else:
-                self._feed.settled(call.task_id)
-        finally:
-            self._in_flight -= 1
+                ids = await self._wiring.claim([one.call for one in flights])
+        except BaseException:
+            self._in_flight -= len(flights)
             self._touch()
-
-    async def _send(self, call: Call) -> Reply:
-        try:
-            return await self._wiring.send(call)
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await self._wiring.settle(call, ABANDONED)
             raise
+        for one, number in zip(flights, ids, strict=True):
+            one.call.id = number
+            if self._stopping or not (one.prober or self._gate.is_open):
+                self._land(one, NOT_STARTED)
+                continue
+            task = asyncio.create_task(self._wiring.send(one.call))
+            self._sending.add(task)
+            task.add_done_callback(partial(self._sent, one))
 
-    def _obey(self, signal: Signal, reply: Reply, ticket: int, *, prober: bool) -> None:
+    def _sent(self, flight: _Flight, task: asyncio.Task[Reply]) -> None:
+        self._sending.discard(task)
+        if task.cancelled():
+            self._land(flight, ABANDONED)
+        elif (error := task.exception()) is not None:
+            self._broken = self._broken or error
+            self._land(flight, ABANDONED)
+        else:
+            self._land(flight, task.result())
+
+    def _land(self, flight: _Flight, reply: Reply) -> None:
+        self._landed.append((flight, reply))
+        self._arrival.set()
+
+    async def _settle_arrivals(self) -> None:
+        while True:
+            await self._arrival.wait()
+            await self._settle(self._take_landed())
+            if self._broken is not None:
+                raise self._broken
+
+    def _settling_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        # Whoever waits for what is in flight must not wait for what will never be settled.
+        self._broken = self._broken or task.exception()
+        self._launching.cancel()
+        for sending in self._sending:
+            sending.cancel()
+        self._touch()
+
+    def _take_landed(self) -> list[tuple[_Flight, Reply]]:
+        size = count = 0
+        for _, reply in self._landed:
+            if count == HANDFUL or (count and size + len(reply.body) > HANDFUL_BYTES):
+                break
+            size += len(reply.body)
+            count += 1
+        taken, self._landed = self._landed[:count], self._landed[count:]
+        if not self._landed:
+            self._arrival.clear()
+        return taken
+
+    async def _settle(self, landed: list[tuple[_Flight, Reply]]) -> None:
+        signals = await self._wiring.settle([(flight.call, reply) for flight, reply in landed])
+        for (flight, reply), signal in zip(landed, signals, strict=True):
+            # What was never asked proves nothing about the server.
+            if reply is not NOT_STARTED and reply is not MODEL_GONE:
+                self._obey(signal, reply, flight)
+            elif flight.prober:
+                self._gate.give_up_probe()
+            self._feed.settled(flight.call, signal)
+            if reply.status == 200:
+                self._feed.answered(flight.call)
+        self._in_flight -= len(landed)
+        self._touch()
+
+    def _obey(self, signal: Signal, reply: Reply, flight: _Flight) -> None:
         if signal.stop is not None:
             self.stop(signal.stop)
         hold = signal.hold
+        prober = flight.prober
         if signal.refused_for_speed:
             needs_prober = self._limiter.refused(
-                self._wiring.clock(), ticket, reply.headers, signal.wait, slow_down=signal.slow_down
+                self._wiring.clock(), flight.ticket, reply.headers, signal.wait, slow_down=signal.slow_down
             )
             hold &= needs_prober or prober or not self._gate.is_open
         if signal.release:
@@ -178,7 +297,7 @@ class Online:
             self._gate.hold(signal.wait, prober=prober)
             self._told(signal.reason, self._gate.seconds_left())
         elif signal.healthy:
-            self._limiter.answered(self._wiring.clock(), ticket, reply.headers, reply.elapsed)
+            self._limiter.answered(self._wiring.clock(), flight.ticket, reply.headers, reply.elapsed)
             if prober:
                 self._gate.release()
         elif prober:
@@ -187,9 +306,17 @@ class Online:
     async def _wait(self, seconds: float | None) -> None:
         """Until a call ends, or the time is over."""
         progress = self._progress
+        if seconds is None:
+            await progress.wait()
+            return
         with anyio.move_on_after(seconds):
             await progress.wait()
 
     def _touch(self) -> None:
         self._progress.set()
         self._progress = asyncio.Event()
+
+
+def _charge(call: Call) -> float:
+    """The tokens that a call takes of the limit: what the API charges is the larger of the two, not their sum."""
+    return max(call.demand.input_tokens, call.demand.max_output or 0)

@@ -5,7 +5,7 @@ A paid body is stored in the transaction that settles its task, whatever it turn
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,13 +16,30 @@ from runner.budget import Budget
 from runner.classify import classify
 from runner.endpoints import ENDPOINTS
 from runner.job import Retry
-from runner.model import Answer, Call, Finding, Kind, Outcome, Reply, Signal, TaskState, Usage
+from runner.model import (
+    OUTCOME_OF_KIND,
+    Answer,
+    Asked,
+    Call,
+    Finding,
+    Kind,
+    Outcome,
+    Reply,
+    Signal,
+    TaskState,
+    Usage,
+)
 from runner.outage import Outage
 from runner.pricing import Prices
+from runner.settle.alike import Alike
+from runner.settle.packed import PackReader, refuses_base64
 from runner.settle.stops import in_short, stop_for
 from runner.store.clock import moment, now
 from runner.store.tasks import NewAnswer, Settlement, checksum
 from runner.structured import Checker
+
+HEALTHY = Signal(healthy=True)
+_UNREAD = Finding(Kind.NOT_SENT)
 
 
 @dataclass
@@ -62,7 +79,7 @@ class Settler:
         policy: Policy,
         prices: Prices,
         budget: Budget,
-        write: Callable[[Settlement], Awaitable[None]],
+        write: Callable[[Sequence[Settlement]], Awaitable[object]],
         *,
         random: Callable[[], float],
         remaining: Callable[[], int],
@@ -76,37 +93,18 @@ class Settler:
         self._remaining = remaining
         self._utc = utc
         self._outage = Outage()
+        self._alike = Alike()
         self._sent_at: dict[int, int] = {}
         self._gone: dict[tuple[str, str], Finding] = {}
         self.tally = Tally()
 
-    async def settle(self, call: Call, reply: Reply) -> Signal:
-        """Store what came back for a call; what it means for the others."""
-        if reply.fault == "model_gone":
-            return await self._fail_gone(call)
-        finding, answer = classify(
-            reply,
-            ENDPOINTS[call.endpoint],
-            now=self._utc(),
-            max_wait=self._policy.retry.max_wait,
-            forced_tool=call.forced_tool,
-        )
-        if reply.fault == "not_started":
-            return await self._not_started(call, reply)
-        self._count(finding)
-        if finding.kind not in (Kind.AMBIGUOUS, Kind.NOT_SENT, Kind.TRY_AGAIN):
-            self._sent_at.pop(call.task_id, None)
-        kept = self._kept(call, reply, answer)
-        match finding.kind:
-            case Kind.ANSWERED:
-                assert answer is not None
-                return await self._answered(call, reply, finding, answer, kept)
-            case Kind.ROW_ERROR | Kind.MODEL_ERROR:
-                return await self._final(call, reply, finding, kept)
-            case Kind.AMBIGUOUS | Kind.NOT_SENT | Kind.TRY_AGAIN:
-                return await self._failed_this_time(call, reply, finding, kept)
-            case _:
-                return await self._refused_for_all(call, reply, finding, kept)
+    async def settle(self, ended: Sequence[tuple[Call, Reply]]) -> list[Signal]:
+        """Store what came back for some calls, in one transaction; what each means for the others."""
+        utc = self._utc()
+        written: list[Settlement] = []
+        signals = [self._judge(_Ended(call, reply, utc, written)) for call, reply in ended]
+        await self._write(written)
+        return signals
 
     def sending(self, call: Call) -> None:
         """A call is about to leave: what is answered from now on is answered meanwhile."""
@@ -120,49 +118,83 @@ class Settler:
         """Whether this call's model has been refused as unknown: asking again would be in vain."""
         return (call.endpoint, call.model) in self._gone
 
-    async def _fail_gone(self, call: Call) -> Signal:
-        finding = self._gone[call.endpoint, call.model]
-        self._budget.settle(call.worst_case or 0, 0)
-        self.tally.failed += 1
-        await self._put(
-            call,
-            None,
-            finding,
-            TaskState.FAILED,
-            outcome=Outcome.NOT_SENT,
-            error=_error(finding, call.attempts),
-            attempts=call.attempts,
+    def _judge(self, one: _Ended) -> Signal:
+        call, reply = one.call, one.reply
+        if reply.fault == "model_gone":
+            return self._fail_gone(one)
+        if reply.fault == "not_started":
+            return self._not_started(one)
+        pack = PackReader(call) if call.is_packed else None
+        finding, answer = classify(
+            reply,
+            pack or ENDPOINTS[call.endpoint],
+            now=one.utc,
+            max_wait=self._policy.retry.max_wait,
+            forced_tool=call.forced_tool,
         )
+        self._count(finding)
+        if finding.kind not in (Kind.AMBIGUOUS, Kind.NOT_SENT, Kind.TRY_AGAIN):
+            self._sent_at.pop(call.task_id, None)
+        one.finding = finding
+        one.kept = self._kept(one, answer, pack)
+        match finding.kind:
+            case Kind.ANSWERED:
+                assert answer is not None
+                return self._answered(one, answer, pack.bad if pack is not None else frozenset())
+            case Kind.ROW_ERROR | Kind.MODEL_ERROR:
+                return self._final(one)
+            case Kind.AMBIGUOUS | Kind.NOT_SENT | Kind.TRY_AGAIN:
+                return self._failed_this_time(one)
+            case _:
+                return self._refused_for_all(one)
+
+    def _fail_gone(self, one: _Ended) -> Signal:
+        one.finding = self._gone[one.call.endpoint, one.call.model]
+        self._budget.settle(one.call.worst_case or 0, 0)
+        self.tally.failed += len(one.call.asked)
+        for asked in one.call.asked:
+            one.end(asked, TaskState.FAILED, asked.attempts, outcome=Outcome.NOT_SENT, is_error=True)
         return Signal()
 
-    async def _not_started(self, call: Call, reply: Reply) -> Signal:
-        self._budget.settle(call.worst_case or 0, 0)
-        finding = Finding(Kind.NOT_SENT, code="not_started", message=reply.detail)
-        await self._put(call, reply, finding, TaskState.READY, attempts=call.attempts)
+    def _not_started(self, one: _Ended) -> Signal:
+        self._budget.settle(one.call.worst_case or 0, 0)
+        one.finding = Finding(Kind.NOT_SENT, code="not_started", message=one.reply.detail)
+        for asked in one.call.asked:
+            one.end(asked, TaskState.READY, asked.attempts)
         return Signal()
 
-    async def _answered(
-        self, call: Call, reply: Reply, finding: Finding, answer: Answer, kept: NewAnswer | None
-    ) -> Signal:
+    def _answered(self, one: _Ended, answer: Answer, bad: frozenset[int]) -> Signal:
+        call, kept = one.call, one.kept
+        cost = None if kept is None else kept.cost
         self._outage.success(call.task_id)
-        self._budget.settle(call.worst_case or 0, None if kept is None else kept.cost)
+        self._budget.settle(call.worst_case or 0, cost)
+        self._add_usage(answer.usage, cost)
         fault = self._fault_of(answer)
         reasons = self._policy.accepted
         accepted = fault is None and (reasons is None or answer.finish_reason in reasons)
-        self.tally.answered += accepted
-        self.tally.failed += not accepted
-        self._add_usage(answer.usage, None if kept is None else kept.cost)
-        await self._put(
-            call,
-            reply,
-            finding,
-            TaskState.ANSWERED,
-            attempts=call.attempts + 1,
-            answer=kept,
-            finish_reason=answer.finish_reason,
-            fault=fault,
-        )
-        return Signal(healthy=True)
+        good = len(call.asked) - len(bad)
+        self.tally.answered += good if accepted else 0
+        self.tally.failed += 0 if accepted else good
+        self._alike.answered()
+        for item, asked in enumerate(call.asked):
+            if item not in bad:
+                one.end(
+                    asked,
+                    TaskState.ANSWERED,
+                    asked.attempts + 1,
+                    item=item,
+                    finish_reason=answer.finish_reason,
+                    fault=fault,
+                )
+        if bad:
+            one.finding = Finding(
+                Kind.AMBIGUOUS,
+                "bad_vector",
+                "the body holds no usable vector for this text",
+                one.reply.status,
+            )
+            self._again(one, [call.asked[item] for item in sorted(bad)], counted=True)
+        return HEALTHY
 
     def _fault_of(self, answer: Answer) -> str | None:
         """What is wrong with a structured answer, as JSON; with several choices, with the first that is."""
@@ -174,30 +206,29 @@ class Settler:
                 return orjson.dumps({"code": found[0], "message": found[1]}).decode()
         return None
 
-    async def _final(self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None) -> Signal:
+    def _final(self, one: _Ended) -> Signal:
+        call, finding = one.call, one.finding
         self._outage.success(call.task_id)
-        self._budget.settle(call.worst_case or 0, 0 if kept is None else kept.cost)
+        self._budget.settle(call.worst_case or 0, 0 if one.kept is None else one.kept.cost)
         if finding.kind is Kind.MODEL_ERROR:
             self._gone[call.endpoint, call.model] = finding
-        self.tally.failed += 1
-        await self._put(
-            call,
-            reply,
-            finding,
-            TaskState.FAILED,
-            attempts=call.attempts + 1,
-            answer=kept,
-            error=_error(finding, call.attempts + 1),
-        )
-        return Signal(healthy=True)
+        elif call.is_packed or refuses_base64(call, finding):
+            # Which of its texts it was, or whether it was the form, the next calls find out.
+            for asked in call.asked:
+                one.end(asked, TaskState.READY, asked.attempts)
+            return Signal(healthy=True, split=call.is_packed, refuses_base64=refuses_base64(call, finding))
+        self.tally.failed += len(call.asked)
+        for asked in call.asked:
+            one.end(asked, TaskState.FAILED, asked.attempts + 1, is_error=True)
+        if finding.kind is Kind.ROW_ERROR and self._alike.refused(finding):
+            return Signal(healthy=True, stop=self._alike.stop(finding, one.reply))
+        return HEALTHY
 
-    async def _failed_this_time(
-        self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None
-    ) -> Signal:
-        ambiguous = finding.kind is Kind.AMBIGUOUS
-        self._budget.settle(call.worst_case or 0, None if ambiguous else 0)
-        if reply.fault == "abandoned":
-            attempts, close, release = call.attempts, False, False
+    def _failed_this_time(self, one: _Ended) -> Signal:
+        call, finding = one.call, one.finding
+        self._budget.settle(call.worst_case or 0, None if finding.kind is Kind.AMBIGUOUS else 0)
+        if one.reply.fault == "abandoned":
+            counted, close, release = False, False, False
         else:
             verdict = self._outage.failure(
                 call.task_id,
@@ -206,29 +237,36 @@ class Settler:
                 since=self._sent_at.pop(call.task_id, None),
                 remaining=self._remaining(),
             )
-            attempts, close, release = call.attempts + verdict.counted, verdict.close, verdict.release
-        to = TaskState.READY
-        error = None
-        if ambiguous and self._policy.on_ambiguous == "hold":
-            to, error = TaskState.HELD, _error(finding, attempts)
-            self.tally.held += 1
-        elif attempts >= self._policy.retry.attempts or (ambiguous and self._policy.on_ambiguous == "fail"):
-            to, error = TaskState.FAILED, _error(finding, attempts)
-            self.tally.failed += 1
-        else:
-            self.tally.retries += 1
-        if to is not TaskState.READY:
-            self._outage.forget(call.task_id)
-        wait = pause(attempts, self._random, asked=finding.wait, cap=self._policy.retry.max_wait)
-        await self._put(call, reply, finding, to, attempts=attempts, answer=kept, error=error, wait=wait)
+            counted, close, release = verdict.counted, verdict.close, verdict.release
+        self._again(one, call.asked, counted=counted)
         return Signal(hold=close, release=release, reason=in_short(finding))
 
-    async def _refused_for_all(
-        self, call: Call, reply: Reply, finding: Finding, kept: NewAnswer | None
-    ) -> Signal:
+    def _again(self, one: _Ended, tasks: Sequence[Asked], *, counted: bool) -> None:
+        """Each of these tasks is asked again, later, unless its attempts are used up or the user says no."""
+        ambiguous = one.finding.kind is Kind.AMBIGUOUS
+        retry, on_ambiguous = self._policy.retry, self._policy.on_ambiguous
+        for asked in tasks:
+            attempts = asked.attempts + counted
+            to = TaskState.READY
+            if ambiguous and on_ambiguous == "hold":
+                to = TaskState.HELD
+                self.tally.held += 1
+            elif attempts >= retry.attempts or (ambiguous and on_ambiguous == "fail"):
+                to = TaskState.FAILED
+                self.tally.failed += 1
+            else:
+                self.tally.retries += 1
+            if to is not TaskState.READY:
+                self._outage.forget(asked.task_id)
+            wait = pause(attempts, self._random, asked=one.finding.wait, cap=retry.max_wait)
+            one.end(asked, to, attempts, is_error=to is not TaskState.READY, wait=wait)
+
+    def _refused_for_all(self, one: _Ended) -> Signal:
+        call, finding = one.call, one.finding
         self._budget.settle(call.worst_case or 0, 0)
-        await self._put(call, reply, finding, TaskState.READY, attempts=call.attempts, answer=kept)
-        stop = stop_for(finding, reply, max_wait=self._policy.retry.max_wait, now=self._utc())
+        for asked in call.asked:
+            one.end(asked, TaskState.READY, asked.attempts)
+        stop = stop_for(finding, one.reply, max_wait=self._policy.retry.max_wait, now=one.utc)
         if stop is not None:
             return Signal(stop=stop)
         return Signal(
@@ -239,68 +277,31 @@ class Settler:
             reason=in_short(finding),
         )
 
-    async def _put(
-        self,
-        call: Call,
-        reply: Reply | None,
-        finding: Finding,
-        to: TaskState,
-        *,
-        attempts: int,
-        outcome: Outcome | None = None,
-        answer: NewAnswer | None = None,
-        finish_reason: str | None = None,
-        fault: str | None = None,
-        error: Mapping[str, object] | None = None,
-        wait: float = 0.0,
-    ) -> None:
-        due = int((self._utc().timestamp() + wait) * 1_000_000)
-        await self._write(
-            Settlement(
-                call_id=call.id,
-                task_id=call.task_id,
-                outcome=outcome or finding.outcome,
-                kind=finding.kind.value,
-                status=finding.status,
-                code=finding.code,
-                request_id=reply.request_id if reply is not None else None,
-                to=to,
-                due_at=due,
-                attempts=attempts,
-                finish_reason=finish_reason,
-                fault=fault,
-                error=None if error is None else orjson.dumps(error).decode(),
-                answer=answer,
-            )
-        )
-
-    def _kept(self, call: Call, reply: Reply, answer: Answer | None) -> NewAnswer | None:
+    def _kept(self, one: _Ended, answer: Answer | None, pack: PackReader | None) -> NewAnswer | None:
         """The body of a 200, whatever it holds: it may have been charged."""
+        call, reply = one.call, one.reply
         if reply.status != 200:
             return None
-        cost = None
-        if answer is not None and answer.usage is not None:
-            cost = self._prices.cost(answer.model or call.model, answer.tier, answer.usage)
-            if cost is None:
-                cost = self._prices.cost(call.model, answer.tier, answer.usage)
-        return NewAnswer(
-            status=reply.status,
-            request_id=reply.request_id,
-            body=reply.body,
-            checksum=checksum(reply.body),
-            model=None if answer is None else answer.model,
-            tier=None if answer is None else answer.tier,
-            usage=None if answer is None else answer.usage,
-            cost=cost,
-        )
+        body = reply.body if pack is None or pack.kept is None else pack.kept
+        model = tier = usage = cost = None
+        if answer is not None:
+            model, tier, usage = answer.model, answer.tier, answer.usage
+            if usage is not None:
+                cost = self._prices.cost(model or call.model, tier, usage)
+                if cost is None:
+                    cost = self._prices.cost(call.model, tier, usage)
+        return NewAnswer(reply.status, reply.request_id, body, checksum(body), model, tier, usage, cost)
 
     def _count(self, finding: Finding) -> None:
-        self.tally.attempts += finding.kind is not Kind.NOT_SENT
-        self.tally.rate_limited += finding.kind is Kind.RATE_LIMITED
-        self.tally.ambiguous += finding.kind is Kind.AMBIGUOUS
-        if finding.kind is not Kind.ANSWERED:
-            code = finding.code or finding.kind.value
-            self.tally.codes[code] = self.tally.codes.get(code, 0) + 1
+        tally = self.tally
+        if finding.kind is Kind.ANSWERED:
+            tally.attempts += 1
+            return
+        tally.attempts += finding.kind is not Kind.NOT_SENT
+        tally.rate_limited += finding.kind is Kind.RATE_LIMITED
+        tally.ambiguous += finding.kind is Kind.AMBIGUOUS
+        code = finding.code or finding.kind.value
+        tally.codes[code] = tally.codes.get(code, 0) + 1
 
     def _add_usage(self, usage: Usage | None, cost: int | None) -> None:
         if usage is not None:
@@ -310,6 +311,54 @@ class Settler:
             self.tally.unpriced += 1
         else:
             self.tally.cost += cost
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A call that has ended, what its reply was found to mean, and what is to be written of its tasks."""
+
+    call: Call
+    reply: Reply
+    utc: datetime
+    written: list[Settlement]
+    finding: Finding = _UNREAD
+    kept: NewAnswer | None = None
+
+    def end(
+        self,
+        asked: Asked,
+        to: TaskState,
+        attempts: int,
+        *,
+        outcome: Outcome | None = None,
+        item: int = 0,
+        finish_reason: str | None = None,
+        fault: str | None = None,
+        is_error: bool = False,
+        wait: float = 0.0,
+    ) -> None:
+        """This task goes there. The first to end brings the answer, if there is one to keep."""
+        finding, kept = self.finding, self.kept
+        self.kept = None
+        self.written.append(
+            Settlement(
+                self.call.id,
+                asked.task_id,
+                outcome or OUTCOME_OF_KIND[finding.kind],
+                finding.kind.value,
+                finding.status,
+                finding.code,
+                self.reply.request_id,
+                to,
+                int((self.utc.timestamp() + wait) * 1_000_000),
+                attempts,
+                item,
+                finish_reason,
+                fault,
+                orjson.dumps(_error(finding, attempts)).decode() if is_error else None,
+                kept,
+            )
+        )
 
 
 def _error(finding: Finding, attempts: int) -> dict[str, object]:

@@ -73,10 +73,8 @@ def identity_of(connection: Connection, series_id: int) -> Identity:
 
 def fence(connection: Connection, tenure: Tenure) -> None:
     """Raise Fenced unless the series is still ours; once in every transaction."""
-    held = connection.execute(
-        update(series)
-        .where(series.c.id == tenure.series_id, series.c.epoch == tenure.epoch)
-        .values(epoch=tenure.epoch)
+    held = connection.exec_driver_sql(
+        "UPDATE series SET epoch = epoch WHERE id = ? AND epoch = ?", (tenure.series_id, tenure.epoch)
     )
     if held.rowcount != 1:
         raise Fenced(

@@ -55,7 +55,8 @@ class NewAnswer(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """How a call ended for one task, and where the task goes."""
+    """How a call ended for one task, and where the task goes. Of the tasks of a packed call the first brings the
+    answer, and all of them are settled in one transaction."""
 
     call_id: int
     task_id: int
@@ -160,15 +161,20 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     ended_at = now()
     next_answer = _next_id(connection, "answer")
     answers: list[tuple[object, ...]] = []
+    attempts: list[tuple[object, ...]] = []
     moves: list[tuple[object, ...]] = []
+    answer_id, answered_call = None, 0
     for one in settlements:
-        answer_id = None
-        if one.answer is not None:
-            answer_id = next_answer + len(answers)
-            answers.append(_answer_values(answer_id, one.call_id, one.answer, ended_at))
-        kept = answer_id if one.to is TaskState.ANSWERED else None
-        head = (one.to.value, one.due_at, one.attempts, kept, one.item)
-        moves.append((*head, one.finish_reason, one.fault, one.error, one.task_id, one.call_id))
+        (
+            call_id, task_id, outcome, kind, status, code, request_id, to, due_at, tries, item,
+            finish_reason, fault, error, answer,
+        ) = one  # fmt: skip
+        if answer is not None:
+            answer_id, answered_call = next_answer + len(answers), call_id
+            answers.append(_answer_values(answer_id, call_id, answer, ended_at))
+        kept = answer_id if to == "answered" and call_id == answered_call else None
+        attempts.append((call_id, task_id, outcome.value, kind, status, code, request_id, ended_at))
+        moves.append((to.value, due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id))
     if answers:
         connection.exec_driver_sql(
             "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"
@@ -179,19 +185,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     connection.exec_driver_sql(
         "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                one.call_id,
-                one.task_id,
-                one.outcome.value,
-                one.kind,
-                one.status,
-                one.code,
-                one.request_id,
-                ended_at,
-            )
-            for one in settlements
-        ],
+        attempts,
     )
     moved = connection.exec_driver_sql(
         "UPDATE task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ?, finish_reason = ?,"

@@ -25,12 +25,13 @@ Result = TypeVar("Result")
 Verb = Callable[[Connection, Sequence[Item]], Sequence[Result] | None]
 
 GROUP = 256
+"""The most writes of one commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Write(Generic[Item]):
     verb: Verb[Item, Any]
-    item: Item
+    items: Sequence[Item]
     done: asyncio.Future[Any]
 
 
@@ -50,13 +51,13 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def submit(self, verb: Verb[Item, Result], item: Item) -> Result:
-        """Write one item by a verb of the store; returns when it is on disk."""
-        done: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Write(verb, item, done))
-        # A write that was handed in happens, whoever waits for it: a paid answer outlives a cancelled call.
-        result: Result = await asyncio.shield(done)
-        return result
+    async def submit(self, verb: Verb[Item, Result], items: Sequence[Item]) -> Sequence[Result]:
+        """Write items by a verb of the store, in one transaction; returns what the verb says of each, in order,
+        when they are on disk. A write that was handed in happens, whoever waits for it: a paid answer outlives
+        a cancelled call."""
+        done: asyncio.Future[Sequence[Result]] = self._loop.create_future()
+        self._queue.put(_Write(verb, items, done))
+        return await done
 
     async def close(self) -> None:
         """Commit what was handed in, and end the thread."""
@@ -105,17 +106,20 @@ class GroupWriter:
             self._loop.call_soon_threadsafe(_resolve, group, results)
 
     def _transaction(self, group: list[_Write[Any]]) -> list[Any]:
-        results: list[Any] = [None] * len(group)
+        results: list[Any] = [()] * len(group)
         with self._store.write() as connection:
             series.fence(connection, self._tenure)
             by_verb: dict[Verb[Any, Any], list[int]] = {}
             for place, one in enumerate(group):
                 by_verb.setdefault(one.verb, []).append(place)
             for verb, places in by_verb.items():
-                got = verb(connection, [group[place].item for place in places])
+                got = verb(connection, [item for place in places for item in group[place].items])
                 if got is not None:
-                    for place, result in zip(places, got, strict=True):
-                        results[place] = result
+                    at = 0
+                    for place in places:
+                        count = len(group[place].items)
+                        results[place] = got[at : at + count]
+                        at += count
         return results
 
 

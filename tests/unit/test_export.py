@@ -359,7 +359,7 @@ def test_the_order_is_the_inputs_whatever_the_order_of_answers(store: Store, tmp
                 call.task_id,
                 TaskState.ANSWERED,
                 finish_reason="stop",
-                answer=answer_of(chat_body(str(call.line))),
+                answer=answer_of(chat_body(str(call.asked[0].line))),
             )
         )
     lines, totals = exported(scene, tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from scene import PRICES, Scene, chat_body, request_line, request_lines, settlement
 
 from runner.dispatch.feed import Feed, Nothing
-from runner.model import Call, TaskState
+from runner.model import Call, Signal, TaskState
 from runner.question import Questions
 from runner.store.clock import now
 from runner.store.database import Store
@@ -24,8 +24,8 @@ def test_every_task_comes_once_in_input_order(store: Store) -> None:
     scene = Scene(store, request_lines(700))
 
     calls = drained(scene.feed())
-    assert [call.key for call in calls] == [f"r{n}" for n in range(700)]
-    assert [call.line for call in calls] == list(range(1, 701))
+    assert [call.asked[0].key for call in calls] == [f"r{n}" for n in range(700)]
+    assert [call.asked[0].line for call in calls] == list(range(1, 701))
 
 
 def test_a_call_is_what_the_row_asks(store: Store) -> None:
@@ -34,7 +34,7 @@ def test_a_call_is_what_the_row_asks(store: Store) -> None:
     [(hash_,)] = Scene(store, [line]).query("SELECT DISTINCT hash FROM row")
 
     assert hashlib.sha256(b"chat\n" + call.body).digest() == hash_
-    assert (call.endpoint, call.model, call.attempts, call.id) == ("chat", "m", 0, 0)
+    assert (call.endpoint, call.model, call.asked[0].attempts, call.id) == ("chat", "m", 0, 0)
     assert (call.demand.max_output, call.demand.choices) == (7, 2)
     assert call.worst_case is not None
     assert call.worst_case >= 2 * 7 * 2 * 10**6
@@ -45,7 +45,7 @@ def test_what_is_handed_out_is_not_handed_out_again_before_the_store_knows(store
     feed = scene.feed()
     first = feed.next()
     assert isinstance(first, Call)
-    assert [call.key for call in drained(feed)] == ["r1", "r2"]
+    assert [call.asked[0].key for call in drained(feed)] == ["r1", "r2"]
     assert isinstance(feed.next(), Nothing)
 
 
@@ -55,10 +55,10 @@ def test_a_task_put_back_comes_again_with_its_attempts(store: Store) -> None:
     first = feed.next()
     assert isinstance(first, Call)
     [number] = scene.claim(first.task_id)
-    feed.settled(first.task_id)
+    feed.settled(first, Signal())
     scene.settle(settlement(number, first.task_id, TaskState.READY, due_at=now(), attempts=2))
 
-    assert [(call.key, call.attempts) for call in drained(feed)] == [("r1", 0), ("r0", 2)]
+    assert [(call.asked[0].key, call.asked[0].attempts) for call in drained(feed)] == [("r1", 0), ("r0", 2)]
 
 
 def test_a_refused_call_goes_first_and_is_handed_out_once(store: Store) -> None:
@@ -70,9 +70,9 @@ def test_a_refused_call_goes_first_and_is_handed_out_once(store: Store) -> None:
     scene.settle(settlement(number, first.task_id, TaskState.READY, due_at=now()))
     second = feed.next()
     assert isinstance(second, Call)
-    feed.again(first)
+    feed.settled(first, Signal(refused_for_speed=True))
 
-    assert [call.key for call in (second, *drained(feed))] == ["r1", "r0", "r2"]
+    assert [call.asked[0].key for call in (second, *drained(feed))] == ["r1", "r0", "r2"]
 
 
 def test_nothing_says_how_long(store: Store) -> None:
@@ -80,7 +80,7 @@ def test_nothing_says_how_long(store: Store) -> None:
     feed = scene.feed()
     [call] = drained(feed)
     [number] = scene.claim(call.task_id)
-    feed.settled(call.task_id)
+    feed.settled(call, Signal())
     assert feed.next() == Nothing(None)
 
     scene.settle(settlement(number, call.task_id, TaskState.READY, due_at=now() + 30_000_000))
@@ -99,7 +99,7 @@ def test_what_an_earlier_run_paid_for_is_not_asked(store: Store) -> None:
     scene.answer(chat_body())
     scene.new_run([*request_lines(2), request_line("new", "new")])
 
-    assert [call.key for call in drained(scene.feed())] == ["r1", "new"]
+    assert [call.asked[0].key for call in drained(scene.feed())] == ["r1", "new"]
 
 
 def test_another_run_of_the_series_is_not_fed(store: Store) -> None:
@@ -110,7 +110,7 @@ def test_another_run_of_the_series_is_not_fed(store: Store) -> None:
     scene.expand()
     scene.run = first
 
-    assert [call.key for call in drained(scene.feed())] == ["r0", "r1"]
+    assert [call.asked[0].key for call in drained(scene.feed())] == ["r0", "r1"]
 
 
 def feed_with_failures(scene: Scene, failed: set[int]) -> Feed:
@@ -132,8 +132,8 @@ def test_a_prober_is_a_row_that_has_not_failed(store: Store) -> None:
 
     prober = feed.next(to_probe=True)
     assert isinstance(prober, Call)
-    assert prober.key == "r2"
-    assert [call.key for call in drained(feed)] == ["r0", "r1", "r3"]
+    assert prober.asked[0].key == "r2"
+    assert [call.asked[0].key for call in drained(feed)] == ["r0", "r1", "r3"]
 
 
 def test_where_all_have_failed_one_of_them_probes(store: Store) -> None:
@@ -143,8 +143,8 @@ def test_where_all_have_failed_one_of_them_probes(store: Store) -> None:
 
     prober = feed.next(to_probe=True)
     assert isinstance(prober, Call)
-    assert prober.key == "r0"
-    assert [call.key for call in drained(feed)] == ["r1"]
+    assert prober.asked[0].key == "r0"
+    assert [call.asked[0].key for call in drained(feed)] == ["r1"]
 
 
 def test_large_rows_are_taken_few_at_a_time_and_all_in_the_end(
@@ -158,7 +158,7 @@ def test_large_rows_are_taken_few_at_a_time_and_all_in_the_end(
         call = feed.next()
         assert isinstance(call, Call)
         scene.claim(call.task_id)
-        feed.settled(call.task_id)
+        feed.settled(call, Signal())
         most = max(most, len(feed._stock))
 
     assert most <= 2

@@ -4,7 +4,7 @@ Claim, send and settle are functions of the test; time is virtual, so that nothi
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.errors import BudgetReached, Interrupted, StoreUnusable
 from runner.limiter import Limiter
-from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Demand, Reply, Signal
+from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Asked, Call, Demand, Reply, Signal
 
 OK = Reply(200)
 DOWN = Reply(503)
@@ -27,10 +27,7 @@ BAD = Reply(400)
 
 def call(number: int) -> Call:
     return Call(
-        task_id=number,
-        line=number,
-        key=None,
-        attempts=0,
+        asked=(Asked(number, number, None, 0),),
         endpoint="chat",
         model="m",
         body=b"{}",
@@ -57,14 +54,17 @@ class Stock:
             return call(self.waiting.popleft())
         return Nothing(min(self.later.values()) - virtual_now() if self.later else None)
 
-    def again(self, one: Call) -> None:
-        self.later.pop(one.task_id, None)
-        if one.task_id in self.waiting:
-            self.waiting.remove(one.task_id)
-        self.waiting.appendleft(one.task_id)
+    def settled(self, one: Call, signal: Signal) -> None:
+        if signal.refused_for_speed:
+            self.later.pop(one.task_id, None)
+            if one.task_id in self.waiting:
+                self.waiting.remove(one.task_id)
+            self.waiting.appendleft(one.task_id)
+        else:
+            self.taken.add(one.task_id)
 
-    def settled(self, task_id: int) -> None:
-        self.taken.add(task_id)
+    def answered(self, one: Call) -> None:
+        assert one.task_id in self.taken
 
 
 class Bench:
@@ -101,10 +101,11 @@ class Bench:
             told=lambda reason, seconds: self.told.append((reason, seconds)),
         )
 
-    async def claim(self, one: Call) -> int:
-        self.log.append(("claim", one.task_id, virtual_now()))
+    async def claim(self, calls: Sequence[Call]) -> list[int]:
+        for one in calls:
+            self.log.append(("claim", one.task_id, virtual_now()))
         await anyio.sleep(0.001)
-        return 1000 + one.task_id
+        return [1000 + one.task_id for one in calls]
 
     async def send(self, one: Call) -> Reply:
         assert one.id == 1000 + one.task_id
@@ -120,11 +121,12 @@ class Bench:
             self.in_flight -= 1
         return reply
 
-    async def settle(self, one: Call, reply: Reply) -> Signal:
+    async def settle(self, ended: Sequence[tuple[Call, Reply]]) -> list[Signal]:
         await anyio.sleep(0.001)
-        self.log.append(("settle", one.task_id, virtual_now()))
-        self.settled.append((one.task_id, reply))
-        return self._signal(one, reply)
+        for one, reply in ended:
+            self.log.append(("settle", one.task_id, virtual_now()))
+            self.settled.append((one.task_id, reply))
+        return [self._signal(one, reply) for one, reply in ended]
 
     def usual(self, one: Call, reply: Reply) -> Signal:
         if reply in (DOWN, FAST, NOT_STARTED):
@@ -213,20 +215,24 @@ async def test_while_the_gate_is_held_one_prober_is_out_and_nobody_else() -> Non
 
 @virtually
 async def test_what_is_held_back_after_its_claim_is_not_sent() -> None:
-    bench = Bench(20, lambda number, now: DOWN if number == 2 and now < 2 else OK, window=8)
+    bench = Bench(
+        20,
+        lambda number, now: DOWN if number == 2 and now < 2 else OK,
+        window=8,
+        latency=lambda number: 0.5 if number == 3 else 1.0,
+    )
     slow_claim = bench.claim
 
-    async def claim(one: Call) -> int:
-        if one.task_id in (5, 6):
-            await anyio.sleep(1.1)
-        return await slow_claim(one)
+    async def claim(calls: Sequence[Call]) -> list[int]:
+        if calls[0].task_id == 10:
+            await anyio.sleep(0.9)
+        return await slow_claim(calls)
 
     bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
     await bench.run()
 
     held_back = [number for number, reply in bench.settled if reply is NOT_STARTED]
-    assert held_back
-    assert set(held_back) <= {5, 6, *range(10, 21)}
+    assert held_back == [10]
     assert bench.finished() == set(range(1, 21))
     for number in range(3, 21):
         assert sum(kind == "send" and one == number for kind, one, _ in bench.log) == 1
@@ -410,22 +416,21 @@ async def test_a_pace_of_tokens_counts_what_may_be_answered() -> None:
 
 @virtually
 async def test_a_store_that_fails_ends_the_dispatch_and_settles_what_is_out() -> None:
-    bench = Bench(20, window=4, latency=lambda number: 1.0 if number == 1 else 50.0)
+    bench = Bench(20, window=4, latency=lambda number: 1.0 if number < 3 else 50.0)
     claims = bench.claim
 
-    async def claim(one: Call) -> int:
-        if one.task_id == 4:
+    async def claim(calls: Sequence[Call]) -> list[int]:
+        if calls[0].task_id == 6:
             await anyio.sleep(2.0)
             raise StoreUnusable("disk")
-        return await claims(one)
+        return await claims(calls)
 
     bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
     with pytest.raises(BaseExceptionGroup) as raised:
         await bench.run()
 
     assert raised.group_contains(StoreUnusable, match="disk")
-    assert {1, 2, 3} <= dict(bench.settled).keys()
-    assert all(reply is ABANDONED for number, reply in bench.settled if number > 1)
+    assert dict(bench.settled) == {1: OK, 2: OK, 7: NOT_STARTED} | dict.fromkeys((3, 4, 5), ABANDONED)
 
 
 @virtually
@@ -434,9 +439,9 @@ async def test_a_claim_that_is_under_way_when_the_grace_ends_is_still_settled() 
     bench = Bench(1, latency=0.1)
     claims = bench.claim
 
-    async def claim(one: Call) -> int:
+    async def claim(calls: Sequence[Call]) -> list[int]:
         await anyio.sleep(10.0)
-        return await claims(one)
+        return await claims(calls)
 
     bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
 

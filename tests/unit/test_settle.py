@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from runner.model import (
     ABANDONED,
     MODEL_GONE,
     NOT_STARTED,
+    Asked,
     Call,
     Demand,
     Outcome,
@@ -39,10 +41,7 @@ SCHEMA = {
 
 def call(number: int = 1, *, attempts: int = 0, model: str = "m", worst_case: int | None = WORST) -> Call:
     return Call(
-        task_id=number,
-        line=number,
-        key=f"r{number}",
-        attempts=attempts,
+        asked=(Asked(number, number, f"r{number}", attempts),),
         endpoint="chat",
         model=model,
         body=b"{}",
@@ -72,13 +71,14 @@ class Desk:
             utc=lambda: NOW,
         )
 
-    async def _write(self, settlement: Settlement) -> None:
-        self.written.append(settlement)
+    async def _write(self, settlements: Sequence[Settlement]) -> None:
+        self.written.extend(settlements)
 
     def settle(self, one: Call, reply: Reply) -> Signal:
         self.budget.reserve(one.worst_case or 0)
         self.settler.sending(one)
-        return asyncio.run(self.settler.settle(one, reply))
+        [signal] = asyncio.run(self.settler.settle([(one, reply)]))
+        return signal
 
     @property
     def last(self) -> Settlement:

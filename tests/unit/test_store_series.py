@@ -69,7 +69,7 @@ def submit(scene: Scene, verb: object, item: object) -> None:
     async def once() -> None:
         writer = GroupWriter(scene.store, scene.tenure, lambda: None)
         try:
-            await writer.submit(verb, item)  # type: ignore[arg-type]
+            await writer.submit(verb, [item])  # type: ignore[arg-type]
         finally:
             await writer.close()
 

@@ -42,6 +42,12 @@ class Notes:
         return [item.upper() for item in items]
 
 
+async def submit(writer: GroupWriter, verb: Any, item: object) -> Any:
+    """Hand in one item; what the verb says of it."""
+    said = await writer.submit(verb, [item])
+    return said[0] if said else None
+
+
 def writing(
     scene: Scene, work: Callable[[GroupWriter], Awaitable[Any]], on_full: Callable[[], None] = lambda: None
 ) -> Any:
@@ -61,7 +67,7 @@ def noted(scene: Scene) -> list[str]:
 
 def test_a_write_is_on_disk_when_it_returns(scene: Scene) -> None:
     async def work(writer: GroupWriter) -> None:
-        assert await writer.submit(Notes().write, "a") == "A"
+        assert await submit(writer, Notes().write, "a") == "A"
         assert noted(scene) == ["a"]
 
     writing(scene, work)
@@ -71,7 +77,7 @@ def test_writes_keep_their_order_and_get_their_own_results(scene: Scene) -> None
     notes = Notes()
 
     async def work(writer: GroupWriter) -> list[str]:
-        return await asyncio.gather(*(writer.submit(notes.write, f"n{n}") for n in range(1000)))
+        return await asyncio.gather(*(submit(writer, notes.write, f"n{n}") for n in range(1000)))
 
     assert writing(scene, work) == [f"N{n}" for n in range(1000)]
     assert noted(scene) == [f"n{n}" for n in range(1000)]
@@ -86,9 +92,9 @@ def test_what_comes_during_a_commit_goes_together_with_the_next(scene: Scene) ->
         assert go_on.wait(LIMIT)
 
     async def work(writer: GroupWriter) -> None:
-        first = asyncio.create_task(writer.submit(slow, "first"))
+        first = asyncio.create_task(submit(writer, slow, "first"))
         assert await asyncio.to_thread(begun.wait, LIMIT)
-        others = [asyncio.create_task(writer.submit(notes.write, f"n{n}")) for n in range(50)]
+        others = [asyncio.create_task(submit(writer, notes.write, f"n{n}")) for n in range(50)]
         await asyncio.sleep(0)
         assert not any(one.done() for one in others)
         go_on.set()
@@ -103,7 +109,7 @@ def test_two_verbs_of_a_group_do_not_mix_their_items(scene: Scene) -> None:
 
     async def work(writer: GroupWriter) -> list[str]:
         return await asyncio.gather(
-            *(writer.submit((one if n % 3 else other).write, f"n{n}") for n in range(90))
+            *(submit(writer, (one if n % 3 else other).write, f"n{n}") for n in range(90))
         )
 
     assert writing(scene, work) == [f"N{n}" for n in range(90)]
@@ -120,16 +126,16 @@ def test_a_failure_reaches_every_waiter_and_writes_nothing_of_the_group(scene: S
         raise StoreUnusable("no")
 
     async def work(writer: GroupWriter) -> list[Any]:
-        first = asyncio.create_task(writer.submit(slow, ""))
+        first = asyncio.create_task(submit(writer, slow, ""))
         await asyncio.to_thread(begun.wait, LIMIT)
-        group = [asyncio.create_task(writer.submit(notes.write, str(n))) for n in range(5)]
-        group.append(asyncio.create_task(writer.submit(refuse, "x")))
+        group = [asyncio.create_task(submit(writer, notes.write, str(n))) for n in range(5)]
+        group.append(asyncio.create_task(submit(writer, refuse, "x")))
         await asyncio.sleep(0)
         go_on.set()
         await first
         ended = await asyncio.gather(*group, return_exceptions=True)
         # One bad group is not the end: the next is written.
-        await writer.submit(notes.write, "after")
+        await submit(writer, notes.write, "after")
         return ended
 
     assert [type(one) for one in writing(scene, work)] == [StoreUnusable] * 6
@@ -151,7 +157,7 @@ def test_what_nobody_foresaw_reaches_every_waiter_then_and_later(scene: Scene, e
     async def work(writer: GroupWriter) -> None:
         for _ in range(3):
             with pytest.raises(StoreUnusable, match="writer failed"):
-                await asyncio.wait_for(writer.submit(broken, "x"), 5)
+                await asyncio.wait_for(submit(writer, broken, "x"), 5)
 
     writing(scene, work)
     assert noted(scene) == []
@@ -165,9 +171,9 @@ def test_a_cancelled_waiter_is_not_the_end_of_its_write(scene: Scene) -> None:
         go_on.wait(LIMIT)
 
     async def work(writer: GroupWriter) -> None:
-        first = asyncio.create_task(writer.submit(slow, ""))
+        first = asyncio.create_task(submit(writer, slow, ""))
         await asyncio.to_thread(begun.wait, LIMIT)
-        given_up = asyncio.create_task(writer.submit(notes.write, "paid"))
+        given_up = asyncio.create_task(submit(writer, notes.write, "paid"))
         await asyncio.sleep(0)
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -184,7 +190,7 @@ def test_closing_writes_what_was_handed_in(scene: Scene) -> None:
 
     async def once() -> None:
         writer = GroupWriter(scene.store, scene.tenure, lambda: None)
-        waiting = [asyncio.create_task(writer.submit(notes.write, str(n))) for n in range(600)]
+        waiting = [asyncio.create_task(submit(writer, notes.write, str(n))) for n in range(600)]
         await asyncio.sleep(0)
         await writer.close()
         await asyncio.gather(*waiting)
@@ -213,7 +219,7 @@ def test_a_full_disk_releases_the_ballast_and_the_write_is_done(scene: Scene) ->
     scene.store.keep_ballast("ab" * 20)
 
     async def work(writer: GroupWriter) -> None:
-        await writer.submit(full(1), "paid")
+        await submit(writer, full(1), "paid")
 
     writing(scene, work, on_full=lambda: told.append("full"))
     assert noted(scene) == ["paid"]
@@ -227,10 +233,10 @@ def test_a_disk_that_is_still_full_then_is_told(scene: Scene) -> None:
 
     async def work(writer: GroupWriter) -> None:
         with pytest.raises(StoreUnusable, match="is full"):
-            await writer.submit(full(2), "a")
+            await submit(writer, full(2), "a")
         with pytest.raises(StoreUnusable, match="is full"):
-            await writer.submit(full(1), "b")
-        await writer.submit(full(0), "c")
+            await submit(writer, full(1), "b")
+        await submit(writer, full(0), "c")
 
     writing(scene, work, on_full=lambda: told.append("full"))
     assert noted(scene) == ["c"]
@@ -239,23 +245,39 @@ def test_a_disk_that_is_still_full_then_is_told(scene: Scene) -> None:
 
 def test_a_lost_tenure_writes_nothing(scene: Scene) -> None:
     async def work(writer: GroupWriter) -> None:
-        await writer.submit(Notes().write, "mine")
+        await submit(writer, Notes().write, "mine")
         with scene.store.write() as connection:
             series.take(connection, series.identity_of(connection, scene.tenure.series_id))
         with pytest.raises(Fenced):
-            await writer.submit(Notes().write, "no longer mine")
+            await submit(writer, Notes().write, "no longer mine")
 
     writing(scene, work)
     assert noted(scene) == ["mine"]
+
+
+def test_items_handed_in_together_are_written_together_and_answered_in_order(scene: Scene) -> None:
+    notes = Notes()
+
+    async def work(writer: GroupWriter) -> list[Sequence[str]]:
+        return await asyncio.gather(
+            writer.submit(notes.write, ["a", "b"]),
+            writer.submit(notes.write, ["c"]),
+            writer.submit(notes.write, []),
+        )
+
+    assert writing(scene, work) == [["A", "B"], ["C"], []]
+    assert noted(scene) == ["a", "b", "c"]
 
 
 def test_claims_and_answers_of_many_calls(scene: Scene) -> None:
     ids = [call.task_id for call in scene.calls()]
 
     async def one(writer: GroupWriter, task: int) -> None:
-        call = await writer.submit(tasks.claim, Claim(scene.run.id, scene.tenure.epoch, (task,), 1))
-        await writer.submit(
-            tasks.settle, settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body(str(task))))
+        call = await submit(writer, tasks.claim, Claim(scene.run.id, scene.tenure.epoch, (task,), 1))
+        await submit(
+            writer,
+            tasks.settle,
+            settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body(str(task)))),
         )
 
     async def work(writer: GroupWriter) -> None:

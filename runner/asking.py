@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +25,7 @@ from runner.errors import BadConfiguration, BudgetReached, Interrupted, Paused, 
 from runner.expand import expand
 from runner.job import Job
 from runner.limiter import Limiter
-from runner.model import MODEL_GONE, Call, Reply
+from runner.model import MODEL_GONE, Call, Reply, Signal
 from runner.pricing import Prices, usd
 from runner.question import Questions
 from runner.settle import Policy, Settler
@@ -35,7 +35,7 @@ from runner.store.database import Store
 from runner.store.faults import DiskFull
 from runner.store.runs import Beat, Run
 from runner.store.series import Tenure
-from runner.store.tasks import Claim, Settlement
+from runner.store.tasks import Claim
 from runner.store.writer import GroupWriter
 from runner.structured import Checker
 
@@ -109,7 +109,7 @@ class _Dispatch:
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
         self._online = Online(
             self._feed,
-            Wiring(claim=self._claim, send=self._send, settle=self._settler.settle, clock=time.monotonic),
+            Wiring(claim=self._claim, send=self._send, settle=self._settle, clock=time.monotonic),
             gate=self._gate,
             limiter=self._limiter,
             reserve=self._reserve,
@@ -141,18 +141,13 @@ class _Dispatch:
     def _make_settler(self) -> Settler:
         asking = self._asking
 
-        async def write(settlements: Sequence[Settlement]) -> None:
-            await self._writer.submit(tasks.settle, settlements)
-
         policy = Policy(
             retry=asking.job.retry,
             accepted=asking.job.accepts,
             on_ambiguous=asking.on_ambiguous,
             checker=None if asking.job.schema is None else Checker(asking.job.schema),
         )
-        return Settler(
-            policy, asking.prices, self._budget, write, random=random.random, remaining=self._remaining
-        )
+        return Settler(policy, asking.prices, self._budget, random=random.random, remaining=self._remaining)
 
     async def _claim(self, calls: Sequence[Call]) -> Sequence[int]:
         run, epoch = self._asking.run.id, self._asking.tenure.epoch
@@ -166,6 +161,10 @@ class _Dispatch:
             return MODEL_GONE
         self._settler.sending(call)
         return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
+
+    def _settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
+        signals, settlements = self._settler.settle(ended)
+        return signals, self._writer.submit(tasks.settle, settlements)
 
     def _remaining(self) -> int:
         tally = self._settler.tally
@@ -279,10 +278,10 @@ class _Dispatch:
     def _budget_reached(self) -> RunnerError:
         assert self._budget.limit is not None
         if self._boundless is not None:
+            line, model = self._boundless.asked[0].line, self._boundless.model
             return BadConfiguration(
-                f"Line {self._boundless.asked[0].line}: nothing bounds what this request may cost at {self._boundless.model}, "
-                "so the budget cannot hold. It was not sent; what is answered is kept. Run without a budget, or "
-                "leave such rows out."
+                f"Line {line}: nothing bounds what this request may cost at {model}, so the budget cannot hold. "
+                "It was not sent; what is answered is kept. Run without a budget, or leave such rows out."
             )
         return BudgetReached(
             f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(self._budget.spent)} "

@@ -1,9 +1,10 @@
 """Calls go out side by side, as many as the window allows, through one gate, each exactly once.
 
-    feed ──▶ gather ──▶ claim ──▶ send ──▶ settle ──▶ obey
+    feed ──▶ gather ──▶ claim ──▶ send ──▶ settle ──▶ save
              a handful at a time            all that came meanwhile at a time
 
-A call is claimed in the store before its first byte leaves, and settled there before another takes its place.
+A call is claimed in the store before its first byte leaves. What became of it is handed to the store before the
+claim of the call that takes its place: whatever is sent while it is not saved yet was claimed before it ended.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
 
 Send = Callable[[Call], Coroutine[object, object, Reply]]
 ClaimCalls = Callable[[Sequence[Call]], Awaitable[Sequence[int]]]
-Settle = Callable[[Sequence[tuple[Call, Reply]]], Awaitable[Sequence[Signal]]]
+Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaitable[object]]]
+"""What ended calls mean for the others, at once, and what to await until that is in the store."""
 
 HANDFUL = 64
 """The most calls that start, or settle, in one go."""
@@ -93,6 +95,7 @@ class Online:
         self._sending: set[asyncio.Task[Reply]] = set()
         self._landed: list[tuple[_Flight, Reply]] = []
         self._arrival = asyncio.Event()
+        self._unsaved: set[asyncio.Future[object]] = set()
         self._progress = asyncio.Event()
         self._launching = anyio.CancelScope()
         self._stopping = False
@@ -102,6 +105,11 @@ class Online:
     @property
     def in_flight(self) -> int:
         return self._in_flight
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing is in flight, and all that was is in the store."""
+        return not self._in_flight and not self._unsaved
 
     def stop(self, reason: Exception) -> None:
         """Start no more calls. Those in flight are waited for."""
@@ -118,8 +126,6 @@ class Online:
             await self._drive(grace)
         finally:
             settling.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([settling])
         error = self._broken or self._reason
         if error is not None:
             raise error
@@ -138,14 +144,14 @@ class Online:
                 raise
 
     async def _landing(self) -> None:
-        while self._in_flight and self._broken is None:
+        while not self._is_idle and self._broken is None:
             await self._wait(None)
 
     async def _abandon(self) -> None:
         """End what is in flight now, and settle it."""
         self._stopping = True
         with anyio.CancelScope(shield=True):
-            while self._in_flight and self._broken is None:
+            while not self._is_idle and self._broken is None:
                 for task in self._sending:
                     task.cancel()
                 await self._wait(None)
@@ -184,10 +190,10 @@ class Online:
         if self._next is None:
             found = self._feed.next(to_probe=not self._gate.is_open)
             if isinstance(found, Nothing):
-                return _Pause(found.due_in, is_end=found.due_in is None and not self._in_flight)
+                return _Pause(found.due_in, is_end=found.due_in is None and self._is_idle)
             self._next = found
         if not self._is_reserved and not self._reserve(self._next):
-            if not self._in_flight:
+            if self._is_idle:
                 self.stop(self._on_budget())
             return _Pause()
         self._is_reserved = True
@@ -229,8 +235,7 @@ class Online:
         if task.cancelled():
             self._land(flight, ABANDONED)
         elif (error := task.exception()) is not None:
-            self._broken = self._broken or error
-            self._land(flight, ABANDONED)
+            self._break(error)
         else:
             self._land(flight, task.result())
 
@@ -241,18 +246,48 @@ class Online:
     async def _settle_arrivals(self) -> None:
         while True:
             await self._arrival.wait()
-            await self._settle(self._take_landed())
-            if self._broken is not None:
-                raise self._broken
+            self._settle_landed()
+            if self._landed:
+                await anyio.lowlevel.checkpoint()
 
     def _settling_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._break(error)
+
+    def _settle_landed(self) -> None:
+        landed = self._take_landed()
+        signals, saving = self._wiring.settle([(flight.call, reply) for flight, reply in landed])
+        for (flight, reply), signal in zip(landed, signals, strict=True):
+            # What was never asked proves nothing about the server.
+            if reply is not NOT_STARTED and reply is not MODEL_GONE:
+                self._obey(signal, reply, flight)
+            elif flight.prober:
+                self._gate.give_up_probe()
+        self._in_flight -= len(landed)
+        saved = asyncio.ensure_future(saving)
+        self._unsaved.add(saved)
+        saved.add_done_callback(partial(self._saved, landed, signals))
+        self._touch()
+
+    def _saved(
+        self, landed: list[tuple[_Flight, Reply]], signals: Sequence[Signal], saved: asyncio.Future[object]
+    ) -> None:
+        self._unsaved.discard(saved)
+        if not saved.cancelled() and (error := saved.exception()) is not None:
+            self._break(error)
             return
-        # Whoever waits for what is in flight must not wait for what will never be settled.
-        self._broken = self._broken or task.exception()
+        for (flight, reply), signal in zip(landed, signals, strict=True):
+            self._feed.settled(flight.call, signal)
+            if reply.status == 200:
+                self._feed.answered(flight.call)
+        self._touch()
+
+    def _break(self, error: BaseException) -> None:
+        """Nothing can be kept any more: whoever waits for what is in flight waits in vain."""
+        self._broken = self._broken or error
         self._launching.cancel()
-        for sending in self._sending:
-            sending.cancel()
+        for task in self._sending:
+            task.cancel()
         self._touch()
 
     def _take_landed(self) -> list[tuple[_Flight, Reply]]:
@@ -266,20 +301,6 @@ class Online:
         if not self._landed:
             self._arrival.clear()
         return taken
-
-    async def _settle(self, landed: list[tuple[_Flight, Reply]]) -> None:
-        signals = await self._wiring.settle([(flight.call, reply) for flight, reply in landed])
-        for (flight, reply), signal in zip(landed, signals, strict=True):
-            # What was never asked proves nothing about the server.
-            if reply is not NOT_STARTED and reply is not MODEL_GONE:
-                self._obey(signal, reply, flight)
-            elif flight.prober:
-                self._gate.give_up_probe()
-            self._feed.settled(flight.call, signal)
-            if reply.status == 200:
-                self._feed.answered(flight.call)
-        self._in_flight -= len(landed)
-        self._touch()
 
     def _obey(self, signal: Signal, reply: Reply, flight: _Flight) -> None:
         if signal.stop is not None:

@@ -5,7 +5,7 @@ A paid body is stored in the transaction that settles its task, whatever it turn
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -79,7 +79,6 @@ class Settler:
         policy: Policy,
         prices: Prices,
         budget: Budget,
-        write: Callable[[Sequence[Settlement]], Awaitable[object]],
         *,
         random: Callable[[], float],
         remaining: Callable[[], int],
@@ -88,7 +87,6 @@ class Settler:
         self._policy = policy
         self._prices = prices
         self._budget = budget
-        self._write = write
         self._random = random
         self._remaining = remaining
         self._utc = utc
@@ -98,13 +96,13 @@ class Settler:
         self._gone: dict[tuple[str, str], Finding] = {}
         self.tally = Tally()
 
-    async def settle(self, ended: Sequence[tuple[Call, Reply]]) -> list[Signal]:
-        """Store what came back for some calls, in one transaction; what each means for the others."""
+    def settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], list[Settlement]]:
+        """What some calls that have ended mean for the others, and what is to be stored of them, all of it in one
+        transaction."""
         utc = self._utc()
         written: list[Settlement] = []
         signals = [self._judge(_Ended(call, reply, utc, written)) for call, reply in ended]
-        await self._write(written)
-        return signals
+        return signals, written
 
     def sending(self, call: Call) -> None:
         """A call is about to leave: what is answered from now on is answered meanwhile."""

@@ -25,13 +25,15 @@ from runner.store.ballast import Ballast, free_bytes
 from runner.store.locks import LockFile, lock_folder
 from runner.store.schema import APPLICATION_ID
 
-CHECKPOINT_BYTES = 16 * 2**20
+CHECKPOINT_PAGES = 2_048
+"""The log is folded into the database at a commit that leaves so many pages in it: 16 MiB."""
+
 WRITE_PRAGMAS = (
     "busy_timeout=30000",
     "synchronous=FULL",
     "fullfsync=1",
     "checkpoint_fullfsync=1",
-    "wal_autocheckpoint=0",
+    f"wal_autocheckpoint={CHECKPOINT_PAGES}",
     "journal_size_limit=67108864",
     "mmap_size=0",
     "foreign_keys=ON",
@@ -120,8 +122,6 @@ class Store:
             try:
                 with self._writer.begin() as connection:
                     yield connection
-                if self._wal_size() > CHECKPOINT_BYTES:
-                    self._checkpoint("PASSIVE")
             finally:
                 self._lock.give()
 
@@ -269,12 +269,6 @@ class Store:
             yield connection
         finally:
             fairy.close()
-
-    def _wal_size(self) -> int:
-        try:
-            return _wal_of(self.path).stat().st_size
-        except OSError:
-            return 0
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -51,13 +51,13 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    async def submit(self, verb: Verb[Item, Result], items: Sequence[Item]) -> Sequence[Result]:
-        """Write items by a verb of the store, in one transaction; returns what the verb says of each, in order,
-        when they are on disk. A write that was handed in happens, whoever waits for it: a paid answer outlives
-        a cancelled call."""
+    def submit(self, verb: Verb[Item, Result], items: Sequence[Item]) -> asyncio.Future[Sequence[Result]]:
+        """Write items by a verb of the store, in one transaction; await what the verb says of each, in order: they
+        are on disk then. A write that was handed in happens, whoever waits for it: a paid answer outlives a
+        cancelled call. What is handed in first is written first."""
         done: asyncio.Future[Sequence[Result]] = self._loop.create_future()
         self._queue.put(_Write(verb, items, done))
-        return await done
+        return done
 
     async def close(self) -> None:
         """Commit what was handed in, and end the thread."""

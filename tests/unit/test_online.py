@@ -121,12 +121,11 @@ class Bench:
             self.in_flight -= 1
         return reply
 
-    async def settle(self, ended: Sequence[tuple[Call, Reply]]) -> list[Signal]:
-        await anyio.sleep(0.001)
+    def settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
         for one, reply in ended:
             self.log.append(("settle", one.task_id, virtual_now()))
             self.settled.append((one.task_id, reply))
-        return [self._signal(one, reply) for one, reply in ended]
+        return [self._signal(one, reply) for one, reply in ended], anyio.sleep(0.001)
 
     def usual(self, one: Call, reply: Reply) -> Signal:
         if reply in (DOWN, FAST, NOT_STARTED):

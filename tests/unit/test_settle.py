@@ -1,8 +1,6 @@
 """Settling: each kind of reply to its state, its due time, its attempts, its money, and its signal to the others."""
 
-import asyncio
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,19 +63,16 @@ class Desk:
             Policy(**policy),
             prices,
             self.budget,
-            self._write,
             random=lambda: random,
             remaining=lambda: remaining,
             utc=lambda: NOW,
         )
 
-    async def _write(self, settlements: Sequence[Settlement]) -> None:
-        self.written.extend(settlements)
-
     def settle(self, one: Call, reply: Reply) -> Signal:
         self.budget.reserve(one.worst_case or 0)
         self.settler.sending(one)
-        [signal] = asyncio.run(self.settler.settle([(one, reply)]))
+        [signal], written = self.settler.settle([(one, reply)])
+        self.written.extend(written)
         return signal
 
     @property

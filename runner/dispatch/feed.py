@@ -145,11 +145,11 @@ class Feed:
     def _pack(self) -> Call:
         """The longest due task, with as many of those behind it as may share its request."""
         first = self._stock.popleft()
+        self._handed_out.add(first.task_id)
         question = self._questions.ask(first.record)
         start = packing.part(question.request)
         if start is None:
-            self._stock.appendleft(first)
-            return self._single(self._stock.popleft())
+            return self._single(first)
         most = packing.most_texts(first.attempts, self._most_texts)
         self._fill_up(most)
         pack = _Pack(question, start, first, self._prices)

@@ -1,15 +1,23 @@
 """The feed: each ready task once, in input order, made into the very call that ingest hashed."""
 
 import hashlib
+import json
+from typing import Any
 
 import pytest
+from packed_answers import embedding_job
 from scene import PRICES, Scene, chat_body, request_line, request_lines, settlement
 
 from runner.dispatch.feed import Feed, Nothing
 from runner.model import Call, Signal, TaskState
+from runner.pricing import Prices
 from runner.question import Questions
 from runner.store.clock import now
 from runner.store.database import Store
+
+EMBEDDING_PRICES = Prices.parse(
+    b'{"as_of": "2026-11-01", "models": {"e5": {"input": "1", "output": "0"}}}', "test prices"
+)
 
 
 def drained(feed: Feed) -> list[Call]:
@@ -163,3 +171,115 @@ def test_large_rows_are_taken_few_at_a_time_and_all_in_the_end(
 
     assert most <= 2
     assert isinstance(feed.next(), Nothing)
+
+
+TEXTS = [f"text {n}" for n in range(10)]
+
+
+def packing_feed(store: Store, texts: list[Any] | None = None, **fields: Any) -> Feed:
+    records = [json.dumps({"t": text}).encode() for text in (TEXTS if texts is None else texts)]
+    scene = Scene(store, records, job=embedding_job(**fields))
+    return scene.feed(EMBEDDING_PRICES)
+
+
+def inputs_of(calls: list[Call]) -> list[Any]:
+    return [json.loads(call.body)["input"] for call in calls]
+
+
+def test_texts_of_a_job_share_a_call_in_input_order(store: Store) -> None:
+    [call] = drained(packing_feed(store))
+    body = json.loads(call.body)
+    assert body == {"model": "e5", "input": TEXTS, "encoding_format": "base64"}
+    assert [one.line for one in call.asked] == list(range(1, 11))
+    assert call.demand.input_tokens >= 10
+    assert call.worst_case is not None
+    assert call.added_base64
+
+
+def test_a_call_carries_no_more_than_2048_texts(store: Store) -> None:
+    calls = drained(packing_feed(store, [str(n) for n in range(5000)]))
+    assert [len(call.asked) for call in calls] == [2048, 2048, 904]
+    assert [text for texts in inputs_of(calls) for text in texts] == [str(n) for n in range(5000)]
+
+
+def test_a_call_carries_no_more_than_300000_tokens(store: Store) -> None:
+    calls = drained(packing_feed(store, ["word " * 20_000] * 33))
+    assert len(calls) > 1
+    assert all(call.demand.input_tokens <= 300_000 for call in calls)
+    assert sum(len(call.asked) for call in calls) == 33
+
+
+def test_rows_of_another_kind_wait_for_a_call_of_their_own(store: Store) -> None:
+    texts: list[Any] = ["a", [1, 2], "b", [3], "c"]
+    calls = drained(packing_feed(store, texts))
+    assert inputs_of(calls) == [["a", "b", "c"], [[1, 2], [3]]]
+
+
+def test_a_requests_file_goes_as_it_is(store: Store) -> None:
+    body = {"model": "e5", "input": "a"}
+    lines = [
+        json.dumps({"custom_id": f"r{n}", "method": "POST", "url": "/v1/embeddings", "body": body}).encode()
+        for n in range(3)
+    ]
+    calls = drained(Scene(store, lines).feed())
+    assert [json.loads(call.body) for call in calls] == [body] * 3
+
+
+def test_a_refused_pack_comes_again_in_halves_before_the_rest(store: Store) -> None:
+    feed = packing_feed(store)
+    whole = feed.next()
+    assert isinstance(whole, Call)
+    feed.settled(whole, Signal(split=True))
+
+    assert inputs_of(drained(feed)) == [TEXTS[:5], TEXTS[5:]]
+
+
+def test_where_both_halves_are_answered_the_whole_was_too_large(store: Store) -> None:
+    feed = packing_feed(store, [str(n) for n in range(5000)])
+    whole = feed.next()
+    assert isinstance(whole, Call)
+    feed.settled(whole, Signal(split=True))
+    for _ in range(2):
+        half = feed.next()
+        assert isinstance(half, Call)
+        feed.settled(half, Signal(healthy=True))
+        feed.answered(half)
+
+    assert [len(call.asked) for call in drained(feed)] == [1024, 1024, 1024, 1024, 904]
+
+
+def test_where_one_half_is_refused_too_the_size_says_nothing(store: Store) -> None:
+    feed = packing_feed(store, [str(n) for n in range(2)])
+    whole = feed.next()
+    assert isinstance(whole, Call)
+    feed.settled(whole, Signal(split=True))
+    first, second = feed.next(), feed.next()
+    assert isinstance(first, Call)
+    assert isinstance(second, Call)
+    feed.settled(first, Signal(healthy=True))
+    feed.settled(second, Signal(healthy=True))
+    feed.answered(second)
+
+    assert feed._most_texts == 2048
+
+
+def test_a_server_that_refuses_base64_is_asked_without(store: Store) -> None:
+    scene = Scene(store, [b'{"t": "a"}', b'{"t": "b"}'], job=embedding_job())
+    feed = scene.feed(EMBEDDING_PRICES)
+    call = feed.next()
+    assert isinstance(call, Call)
+    [number] = scene.claim(call.asked[0].task_id)
+    scene.settle(settlement(number, call.asked[0].task_id, TaskState.READY, due_at=now(), attempts=0))
+    feed.settled(call, Signal(healthy=True, refuses_base64=True))
+
+    [again] = drained(feed)
+    assert json.loads(again.body) == {"model": "e5", "input": ["b", "a"]}
+
+
+def test_a_text_that_has_failed_goes_with_fewer_others(store: Store) -> None:
+    scene = Scene(store, [b'{"t": "%d"}' % n for n in range(300)], job=embedding_job())
+    scene.expand()
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE task SET attempts = 1, due_at = due_at - 1 WHERE row_id % 300 = 1")
+    calls = drained(scene.feed(EMBEDDING_PRICES))
+    assert sorted(len(call.asked) for call in calls) == [44, 256]

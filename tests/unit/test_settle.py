@@ -5,10 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from packed_answers import f32, float_body, packed_body
 from scene import PRICES, chat_body, ok, refusal
 
+from runner import vectors
+
 from runner.budget import Budget
-from runner.errors import AccessRefused, MoneyRefused, Paused
+from runner.errors import AccessRefused, BadConfiguration, MoneyRefused, Paused
 from runner.job import Retry
 from runner.model import (
     ABANDONED,
@@ -459,3 +462,154 @@ def test_no_message_that_is_stored_holds_what_was_asked() -> None:
     desk.settle(call(), Reply(422, {}, json.dumps(echo).encode()))
 
     assert "secret prompt" not in (desk.last.error or "")
+
+
+def pack(*, attempts: int = 0, texts: int = 3, first: int = 1, base64: bool = True) -> Call:
+    """A packed call; its request asks for base64 of our own accord."""
+    return Call(
+        asked=tuple(Asked(first + n, first + n, f"r{n}", attempts, n + 1) for n in range(texts)),
+        endpoint="embeddings",
+        model="m",
+        body=json.dumps({"model": "m", "input": ["x"] * texts, "encoding_format": "base64"}).encode(),
+        forced_tool=False,
+        demand=Demand(10, 0),
+        worst_case=WORST,
+        id=500,
+        added_base64=base64,
+    )
+
+
+VECTORS = [f32(0.1, 0.2), f32(0.3, 0.4), f32(0.5, 0.6)]
+
+
+def test_a_packed_answer_is_kept_once_and_each_task_points_into_it() -> None:
+    desk = Desk()
+    signal = desk.settle(pack(attempts=1), ok(packed_body(VECTORS)))
+
+    assert signal.healthy
+    assert [one.to for one in desk.written] == [TaskState.ANSWERED] * 3
+    assert [(one.task_id, one.item, one.attempts, one.finish_reason) for one in desk.written] == [
+        (1, 0, 2, "stop"),
+        (2, 1, 2, "stop"),
+        (3, 2, 2, "stop"),
+    ]
+    first, *others = [one.answer for one in desk.written]
+    assert others == [None, None]
+    assert first is not None
+    assert first.items == 3
+    assert first.checksum == checksum(first.body)
+    assert [bytes(vectors.row(first.body, item)) for item in range(3)] == VECTORS
+    assert vectors.trailer(first.body).weights == [1, 2, 3]
+    assert first.usage is not None
+    assert (first.usage.input, first.cost) == (30, 30 * 10**6)
+    assert desk.settler.tally.answered == 3
+    assert desk.settler.tally.attempts == 1
+    assert desk.budget.spent == 30 * 10**6
+
+
+def test_a_packed_answer_in_decimals_is_kept_as_it_came() -> None:
+    desk = Desk()
+    body = float_body(["[0.1,0.2]", "[1,2]", "[-0.5,1e-7]"])
+    desk.settle(pack(), ok(body))
+
+    assert [one.to for one in desk.written] == [TaskState.ANSWERED] * 3
+    assert desk.written[0].answer is not None
+    assert desk.written[0].answer.body == body
+
+
+def test_one_text_without_a_usable_vector_is_asked_again_and_the_others_are_answered() -> None:
+    desk = Desk()
+    body = float_body(["[0.1,0.2]", '"no"', "[-0.5,1e-7]"])
+    desk.settle(pack(), ok(body))
+
+    assert {one.task_id: (one.to, one.item, one.attempts) for one in desk.written} == {
+        1: (TaskState.ANSWERED, 0, 1),
+        3: (TaskState.ANSWERED, 2, 1),
+        2: (TaskState.READY, 0, 1),
+    }
+    assert [one.answer is not None for one in desk.written] == [True, False, False]
+    assert (desk.settler.tally.answered, desk.settler.tally.retries) == (2, 1)
+
+
+@pytest.mark.parametrize("body", [packed_body(VECTORS[:2]), packed_body(VECTORS + VECTORS), b"{}", b"[]"])
+def test_an_answer_with_another_number_of_vectors_is_kept_and_answers_none(body: bytes) -> None:
+    desk = Desk()
+    desk.settle(pack(), ok(body))
+
+    assert [(one.to, one.outcome, one.attempts) for one in desk.written] == [
+        (TaskState.READY, Outcome.AMBIGUOUS, 1)
+    ] * 3
+    assert desk.written[0].answer is not None
+    assert desk.written[0].answer.body == body
+    assert desk.settler.tally.ambiguous == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_pack_is_split_and_costs_no_text_an_attempt(status: int) -> None:
+    desk = Desk()
+    signal = desk.settle(pack(attempts=2), refusal(status, "invalid_request_error", "one is too long"))
+
+    assert signal.split
+    assert signal.healthy
+    assert [(one.to, one.attempts, one.error) for one in desk.written] == [(TaskState.READY, 2, None)] * 3
+    assert desk.settler.tally.failed == 0
+    assert desk.budget.spent == desk.budget.reserved == 0
+
+
+def test_the_last_text_of_a_split_bears_its_error_itself() -> None:
+    desk = Desk()
+    signal = desk.settle(pack(texts=1), refusal(400, "too_long", "too long"))
+
+    assert not signal.split
+    assert (desk.last.to, desk.error["code"]) == (TaskState.FAILED, "too_long")
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+def test_a_server_that_refuses_our_base64_is_asked_again_without(texts: int) -> None:
+    desk = Desk()
+    refused = refusal(400, "", "encoding_format base64 is not supported")
+    signal = desk.settle(pack(texts=texts), refused)
+    assert signal.refuses_base64
+    assert {one.to for one in desk.written} == {TaskState.READY}
+
+    own = desk.settle(pack(texts=1, base64=False), refused)
+    assert not own.refuses_base64
+    assert desk.last.to is TaskState.FAILED
+
+
+def test_a_failed_pack_counts_for_each_of_its_texts_by_its_own_attempts() -> None:
+    desk = Desk()
+    healthy(desk)
+    one = pack()
+    one.asked = (Asked(1, 1, None, 0), Asked(2, 2, None, 5), Asked(3, 3, None, 2))
+    desk.written.clear()
+    desk.settle(one, Reply(500, {}, b"{}"))
+
+    assert [(one.to, one.attempts) for one in desk.written] == [
+        (TaskState.READY, 1),
+        (TaskState.FAILED, 6),
+        (TaskState.READY, 3),
+    ]
+    assert (desk.settler.tally.failed, desk.settler.tally.retries) == (1, 2)
+
+
+def test_the_same_refusal_of_the_first_twenty_rows_stops_the_start() -> None:
+    desk = Desk()
+    refused = refusal(400, "unsupported_parameter", "temperature is not supported", x_request_id="req_7")
+    signals = [desk.settle(call(number), refused) for number in range(1, 21)]
+
+    assert [signal.stop for signal in signals[:19]] == [None] * 19
+    stop = signals[19].stop
+    assert isinstance(stop, BadConfiguration)
+    assert "first 20 rows" in str(stop)
+    assert "temperature is not supported" in str(stop)
+    assert "req_7" in str(stop)
+    assert [one.to for one in desk.written] == [TaskState.FAILED] * 20
+
+
+@pytest.mark.parametrize("other", [ok(), refusal(400, "unsupported_parameter", "another message")])
+def test_one_row_that_fares_otherwise_shows_that_it_is_the_rows(other: Reply) -> None:
+    desk = Desk()
+    refused = refusal(400, "unsupported_parameter", "temperature is not supported")
+    signals = [desk.settle(call(number), other if number == 7 else refused) for number in range(1, 60)]
+    assert all(signal.stop is None for signal in signals)

@@ -47,7 +47,7 @@ def mode(path: Path) -> int:
         ("application_id", APPLICATION_ID),
         ("user_version", 1),
         ("busy_timeout", 30000),
-        ("wal_autocheckpoint", 0),
+        ("wal_autocheckpoint", 2048),
         ("journal_size_limit", 67108864),
         ("mmap_size", 0),
         ("foreign_keys", 1),

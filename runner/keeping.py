@@ -8,7 +8,7 @@ from typing import Any
 
 from runner import takeup
 from runner.errors import UsageError
-from runner.export import Outputs, export
+from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.job import Job
 from runner.model import RowTotals, RunState
 from runner.report import summarise
@@ -31,6 +31,7 @@ def export_again(
     where = output.absolute() if output is not None else job.output
     if where is None:
         raise UsageError("The run has no output of its own: name one with -o.")
+    refuse_matrix(job, where)
     with SeriesLock(path_of(store_url), identity.digest), Store.open(store_url) as store:
         tenure = _take(store, identity)
         with store.read() as connection:
@@ -43,6 +44,7 @@ def export_again(
                 f"Run {this.name} is not finished: {left:,} rows are left. Run the same command again to finish "
                 "it, or --partial for what there is."
             )
+        refuse_other_rows(store, this, job, where)
         outputs = Outputs(store, tenure, where)
         outputs.check(overwrite=overwrite)
         came_to: RowTotals = export(store, this, replace(job, output=where), outputs)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import struct
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Any
 
 import msgspec
 import orjson
 
+from runner import vectors as packed
 from runner.endpoints.answer import BadAnswer, check_object, load, text_or_none, usage_of
 from runner.endpoints.request import model_fault
 from runner.model import Answer, Demand
@@ -20,7 +19,6 @@ from runner.tokens import of_text
 
 _NUMBER_SIGNS = b"0123456789+-.eE, \t\r\n"
 _LINE_ENDS = b"\r\n"
-_SMALLEST_NORMAL = 2.0**-126
 
 
 class _Item(msgspec.Struct):
@@ -28,8 +26,7 @@ class _Item(msgspec.Struct):
     index: Any = None
 
 
-class _Body(msgspec.Struct):
-    data: list[_Item]
+class _Envelope(msgspec.Struct):
     object: Any = None
     error: Any = None
     model: Any = None
@@ -37,7 +34,13 @@ class _Body(msgspec.Struct):
     usage: Any = None
 
 
+class _Body(_Envelope, kw_only=True):
+    data: list[_Item]
+
+
+_ENVELOPE = msgspec.json.Decoder(_Envelope)
 _BODY = msgspec.json.Decoder(_Body)
+_NUMBERS = msgspec.json.Decoder(list[float])
 
 
 def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -65,14 +68,25 @@ def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
 
 
 def read(body: bytes, *, forced_tool: bool = False, index: int = 0) -> Answer:  # noqa: ARG001
-    """What the body of a 200 says about the input number `index`. Raises BadAnswer where it has no vector.
+    """What the body of a 200, raw or kept (`runner.vectors`), says about the input number `index`. Raises
+    BadAnswer where it has no vector.
 
-    The output is the vector: the server's own text of it (an orjson.Fragment), so that no number is written
-    anew, or for base64 a list of floats whose shortest text gives the same 32-bit floats back.
+    The output is the JSON text of the vector (an orjson.Fragment): the server's own, so that no number is
+    written anew, or for base64 the shortest decimals that give the 32-bit floats back.
     """
-    found = _decoded(body)
+    if packed.is_kept(body):
+        found: _Envelope = _envelope_of(body)
+        if not 0 <= index < packed.shape(body)[0]:
+            raise _missing(index)
+        output: object = orjson.Fragment(packed.decimals(packed.row(body, index)))
+    else:
+        found = whole = _decoded(body)
+        items = _by_index(whole.data)
+        if not 0 <= index < len(items):
+            raise _missing(index)
+        output = _vector(bytes(items[index].embedding))
     return Answer(
-        _vector(bytes(_by_index(found.data)[index].embedding)),
+        output,
         "stop",
         text_or_none(found.model),
         text_or_none(found.service_tier),
@@ -82,12 +96,86 @@ def read(body: bytes, *, forced_tool: bool = False, index: int = 0) -> Answer:  
 
 def count(body: bytes) -> int:
     """How many vectors the body of a 200 holds. Raises BadAnswer as `read` does."""
-    return len(_decoded(body).data)
+    return packed.shape(body)[0] if packed.is_kept(body) else len(_decoded(body).data)
 
 
 def vectors(body: bytes) -> list[object]:
     """All vectors of the body of a 200, in the order of the inputs, each as `read` gives it."""
-    return [_vector(bytes(item.embedding)) for item in _by_index(_decoded(body).data)]
+    if packed.is_kept(body):
+        return [
+            orjson.Fragment(packed.decimals(packed.row(body, item))) for item in range(packed.shape(body)[0])
+        ]
+    return [_vector(text) for text in texts(body)]
+
+
+def texts(body: bytes) -> list[bytes]:
+    """The vectors of the raw body of a 200 in the order of the inputs, each as it stands there.
+
+    Raises BadAnswer where they cannot be told apart; whether each is a vector is not looked at.
+    """
+    return [bytes(item.embedding) for item in _by_index(_decoded(body).data)]
+
+
+def places(body: bytes) -> list[tuple[int, int]]:
+    """Where in the raw body of a 200 the text of each vector stands, in the order of the inputs: its start and
+    its length. Raises BadAnswer as `texts` does."""
+    items = _decoded(body).data
+    found: dict[int, tuple[int, int]] = {}
+    at = 0
+    for item in items:
+        # The same text may stand somewhere before: it is as good.
+        start = body.index(bytes(item.embedding), at)
+        found[id(item)] = (start, len(bytes(item.embedding)))
+        at = sum(found[id(item)])
+    return [found[id(item)] for item in _by_index(items)]
+
+
+def shown(body: bytes) -> object:
+    """What a row shows of its answer: the vector, or for an input of several texts the list of them, each as
+    `read` gives it, None in the place of one that cannot be read."""
+    if packed.is_kept(body):
+        kept = vectors(body)
+        return kept[0] if len(kept) == 1 else kept
+    raw = texts(body)
+    if len(raw) == 1:
+        return _vector(raw[0])
+    found: list[object] = []
+    for text in raw:
+        try:
+            found.append(_vector(text))
+        except BadAnswer:
+            found.append(None)
+    return found
+
+
+def single(body: bytes) -> bytes:
+    """The one vector of a body, raw or kept, as little-endian 32-bit floats; numbers that were written as
+    decimals are rounded to the nearest. Raises BadAnswer where there is none, several, or one too large."""
+    if packed.is_kept(body):
+        found = packed.layout(body)
+        if found.rows == 1:
+            return body[found.start : found.end]
+    several = count(body)
+    if several != 1:
+        raise BadAnswer("several_vectors", f"the answer holds {several} vectors, not one")
+    [raw] = texts(body)
+    if raw.startswith(b'"'):
+        return _floats(raw)
+    try:
+        values = _NUMBERS.decode(_checked(raw))
+        return struct.pack(f"<{len(values)}f", *values)
+    except (msgspec.MsgspecError, OverflowError):
+        raise BadAnswer("bad_vector", "a number of the vector is too large for 32 bits") from None
+
+
+def _missing(index: int) -> BadAnswer:
+    return BadAnswer("missing_vector", f"the body has no vector for the input number {index}")
+
+
+def _envelope_of(kept: bytes) -> _Envelope:
+    found = _ENVELOPE.decode(packed.trailer(kept).body)
+    check_object({"object": found.object, "error": found.error}, "list")
+    return found
 
 
 def _decoded(body: bytes) -> _Body:
@@ -127,50 +215,29 @@ def _by_index(items: list[_Item]) -> list[_Item]:
 
 
 def _vector(raw: bytes) -> object:
-    if raw.startswith(b'"'):
-        return _from_base64(raw)
+    return orjson.Fragment(packed.decimals(_floats(raw)) if raw.startswith(b'"') else _checked(raw))
+
+
+def _checked(raw: bytes) -> bytes:
     # The decoder has seen to it that this is JSON: without numbers nothing but the brackets may be left.
     if raw.translate(None, _NUMBER_SIGNS) != b"[]" or not raw[1:-1].strip():
         raise BadAnswer("bad_vector", "an embedding of the body is not a list of numbers")
     if b"\n" in raw or b"\r" in raw:
         raw = raw.translate(None, _LINE_ENDS)
-    return orjson.Fragment(raw)
+    return raw
 
 
-def _from_base64(raw: bytes) -> list[float]:
+def _floats(raw: bytes) -> bytes:
+    """The 32-bit floats that a text of base64 stands for."""
     try:
-        packed = base64.b64decode(orjson.loads(raw), validate=True)
+        found = base64.b64decode(orjson.loads(raw), validate=True)
     except (orjson.JSONDecodeError, binascii.Error, ValueError):
         raise BadAnswer("bad_vector", "an embedding of the body is not valid base64") from None
-    if not packed or len(packed) % 4:
+    if not found or len(found) % 4:
         raise BadAnswer("bad_vector", "an embedding of the body is not made of 32-bit floats")
-    values = struct.unpack(f"<{len(packed) // 4}f", packed)
-    if not all(map(math.isfinite, values)):
+    if not packed.is_finite(found):
         raise BadAnswer("bad_vector", "an embedding of the body holds a value that is no number")
-    return [shortest(value) for value in values]
-
-
-def shortest(value: float) -> float:
-    """The float whose text is the shortest that a reader rounds to the same 32-bit float."""
-    # Six digits are never too many but for the subnormal, whose bits run out.
-    for digits in range(1 if abs(value) < _SMALLEST_NORMAL else 6, 9):
-        text = f"{value:.{digits - 1}e}"
-        if _is_same(float(text), value):
-            return float(text)
-        # Below a power of two floats lie closer: the nearest text may miss where the next one up does not.
-        if abs(math.frexp(value)[0]) == 0.5:
-            step = Decimal(1).scaleb(int(text.partition("e")[2]) - digits + 1)
-            away = float(Decimal(text) + step.copy_sign(Decimal(value)))
-            if _is_same(away, value):
-                return away
-    return float(f"{value:.8e}")
-
-
-def _is_same(text: float, value: float) -> bool:
-    try:
-        return bool(struct.unpack("<f", struct.pack("<f", text))[0] == value)
-    except OverflowError:
-        return False
+    return found
 
 
 def _without_output(usage: object) -> object:
@@ -178,3 +245,14 @@ def _without_output(usage: object) -> object:
         return usage
     given = usage.get("prompt_tokens", usage.get("total_tokens"))
     return {**usage, "prompt_tokens": given, "completion_tokens": 0}
+
+
+def unusable(body: bytes) -> list[int]:
+    """The places of those inputs whose vector in the raw body of a 200 is none. Raises BadAnswer as `texts` does."""
+    found = []
+    for place, text in enumerate(texts(body)):
+        try:
+            _ = _floats(text) if text.startswith(b'"') else _checked(text)
+        except BadAnswer:
+            found.append(place)
+    return found

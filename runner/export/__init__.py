@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Protocol
 
 from runner.errors import StoreUnusable
 from runner.export.drawing import Drawing, drawing_of, error_of, usage_of
+from runner.export.matrix import Matrix, refuse_matrix, refuse_other_rows
 from runner.export.ownership import Outputs
+from runner.export.packs import Packs
 from runner.files import AtomicFile
 from runner.job import Job
 from runner.model import RowTotals, Sums, TaskState
 from runner.store import rows
+from runner.store.answers import SharedBody
 from runner.store.database import Store
 from runner.store.rows import Settled
-from runner.store.runs import Run, line_of
-from runner.store.tasks import checksum
+from runner.store.runs import Run
 
-__all__ = ["Outputs", "export"]
+__all__ = ["Outputs", "export", "refuse_matrix", "refuse_other_rows"]
 
 
 def export(store: Store, run: Run, job: Job, outputs: Outputs) -> RowTotals:
@@ -31,55 +35,110 @@ def export(store: Store, run: Run, job: Job, outputs: Outputs) -> RowTotals:
 
     The summary is taken away first and is the caller's to write last: it is the mark of a whole output.
     """
-    with AtomicFile(outputs.output) as output, AtomicFile(outputs.errors) as errors:
-        totals = _write_rows(store, run, job, drawing_of(job), output, errors)
+    with ExitStack() as stack:
+        output, *others = [stack.enter_context(AtomicFile(path)) for path in outputs.drawn]
+        errors = stack.enter_context(AtomicFile(outputs.errors))
+        drawing = drawing_of(job)
+        sheet: Sheet = Matrix(run, job, output, others[0]) if others else Lines(drawing, output)
+        totals = _write_rows(store, run, job, _Writing(drawing, sheet, errors))
+        sheet.finish()
+        written = [output, *others, *([errors] if errors.size else [])]
         outputs.note(output)
         outputs.drop(outputs.summary)
-        if errors.size:
-            outputs.note(errors)
-        else:
+        for file in written[1:]:
+            outputs.note(file)
+        if not errors.size:
             errors.discard()
             outputs.drop(outputs.errors)
-    outputs.settle(output)
-    if errors.size:
-        outputs.settle(errors)
+    for file in written:
+        outputs.settle(file)
     return totals
 
 
-def _write_rows(
-    store: Store, run: Run, job: Job, drawing: Drawing, output: AtomicFile, errors: AtomicFile
-) -> RowTotals:
+class Sheet(Protocol):
+    """What the rows of a run are written into, in input order."""
+
+    def ok(self, row: Settled, *, reused: bool) -> None: ...
+
+    def failed(self, row: Settled, error: Mapping[str, Any], line: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+class Lines:
+    """An output of one line for each row."""
+
+    def __init__(self, drawing: Drawing, output: AtomicFile) -> None:
+        self._drawing = drawing
+        self._output = output
+
+    def ok(self, row: Settled, *, reused: bool) -> None:
+        self._output.write(self._drawing.ok(row, reused=reused) + b"\n")
+
+    def failed(self, row: Settled, error: Mapping[str, Any], line: bytes) -> None:
+        self._output.write(line)
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    drawing: Drawing
+    sheet: Sheet
+    errors: AtomicFile
+
+
+def _write_rows(store: Store, run: Run, job: Job, writing: _Writing) -> RowTotals:
     totals = RowTotals()
     accepted = job.accepts
     answers: defaultdict[tuple[str, bool], Sums] = defaultdict(Sums)
     reasons: Counter[str] = Counter()
-    with store.read() as connection, _damage_told(run):
-        for row in rows.settled(connection, run.id, run.series_id):
+    with (
+        store.read() as connection,
+        _damage_told(run),
+        Packs(partial(SharedBody, connection), run) as packs,
+    ):
+        for found in rows.settled(connection, run.id, run.series_id):
+            row = packs.own(found) if found.state == TaskState.ANSWERED else found
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
             error = error_of(row, accepted)
             if row.state == TaskState.ANSWERED:
-                _check(row, run)
                 answers[row.model or "unknown", reused].add(usage_of(row), row.cost)
                 reasons[row.finish_reason or "unknown"] += 1
             if error is None:
                 totals.ok += 1
-                output.write(drawing.ok(row, reused=reused) + b"\n")
+                writing.sheet.ok(row, reused=reused)
                 continue
-            line = drawing.failed(row, error) + b"\n"
-            code = str(error["code"])
-            if row.row_fault is not None:
-                totals.invalid += 1
-            elif code == "skipped":
-                totals.skipped += 1
-            else:
-                totals.failed += 1
-            if code != "skipped":
-                totals.error_codes[code] = totals.error_codes.get(code, 0) + 1
-                errors.write(line)
-            output.write(line)
+            line = writing.drawing.failed(row, error) + b"\n"
+            _count_failure(totals, row, str(error["code"]))
+            if error["code"] != "skipped":
+                writing.errors.write(line)
+            writing.sheet.failed(row, error, line)
     totals.finish_reasons = dict(reasons)
     _add_up(totals, answers)
+    _balance(totals, run)
     return totals
+
+
+def _count_failure(totals: RowTotals, row: Settled, code: str) -> None:
+    if row.row_fault is not None:
+        totals.invalid += 1
+    elif code == "skipped":
+        totals.skipped += 1
+    else:
+        totals.failed += 1
+    if code != "skipped":
+        totals.error_codes[code] = totals.error_codes.get(code, 0) + 1
+
+
+def _balance(totals: RowTotals, run: Run) -> None:
+    accounted = totals.ok + totals.failed + totals.invalid + totals.skipped
+    if accounted != run.rows_in:
+        raise StoreUnusable(
+            f"Run {run.name} does not balance: {run.rows_in} lines came in, {accounted} are accounted for. Nothing "
+            "was written. `runner doctor` checks the store."
+        )
 
 
 @contextmanager
@@ -92,14 +151,6 @@ def _damage_told(run: Run) -> Iterator[None]:
             f"What the store holds of run {run.name} is damaged: {error}. Nothing was written. Restore a copy of "
             "the store; `runner doctor` checks the whole of it."
         ) from error
-
-
-def _check(row: Settled, run: Run) -> None:
-    if not isinstance(row.body, bytes) or checksum(row.body) != row.checksum:
-        raise StoreUnusable(
-            f"The stored answer of line {line_of(row.id)} of run {run.name} is damaged. Nothing was written. "
-            "Restore a copy of the store; `runner doctor` checks the whole of it."
-        )
 
 
 def _add_up(totals: RowTotals, answers: Mapping[tuple[str, bool], Sums]) -> None:

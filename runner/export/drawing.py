@@ -12,7 +12,7 @@ import msgspec
 import orjson
 
 from runner import record
-from runner.endpoints import ENDPOINTS, forced_tool
+from runner.endpoints import ENDPOINTS, embeddings, forced_tool
 from runner.job import Job
 from runner.model import TaskState, Usage
 from runner.pricing import usd
@@ -77,16 +77,8 @@ class JobDrawing:
         self._questions = Questions(job) if b"{{" in record.dumps(tools) else None
 
     def ok(self, row: Settled, *, reused: bool) -> bytes:
-        assert row.body is not None
-        forced = self._forced_tool
-        if self._questions is not None:
-            forced = self._questions.ask(row.record).forced_tool
-        answer = self._endpoint.read(row.body, forced_tool=forced)
-        output = answer.output
-        if self._has_schema and answer.finish_reason == "stop":
-            output = [_json(one) for one in output] if isinstance(output, list) else _json(output)
         result: dict[str, Any] = {
-            "output": output,
+            "output": self._output(row),
             "finish_reason": row.finish_reason,
             "model": row.model,
             "usage": _usage(row),
@@ -98,9 +90,25 @@ class JobDrawing:
             result["reused"] = True
         return record.keep_fields(row.record, self._keep, self._field + b":" + record.dumps(result))
 
+    def _output(self, row: Settled) -> object:
+        assert row.body is not None
+        if self._endpoint.name == "embeddings":
+            return embeddings.shown(row.body)
+        forced = self._forced_tool
+        if self._questions is not None:
+            forced = self._questions.ask(row.record).forced_tool
+        answer = self._endpoint.read(row.body, forced_tool=forced)
+        if self._has_schema and answer.finish_reason == "stop":
+            return (
+                [_json(one) for one in answer.output]
+                if isinstance(answer.output, list)
+                else _json(answer.output)
+            )
+        return answer.output
+
     def failed(self, row: Settled, error: Mapping[str, Any]) -> bytes:
         extra = self._field + b":null," + b'"error":' + record.dumps(error)
-        if row.row_fault is not None and not _is_record(row.record):
+        if row.row_fault is not None and not is_record(row.record):
             return b"{" + extra + b"}"
         return record.keep_fields(row.record, self._keep, extra)
 
@@ -131,8 +139,8 @@ class RequestsDrawing:
     def _head(self, row: Settled) -> bytes:
         # The id says nothing but which line of which record it is, so that it never changes.
         mark = hashlib.blake2b(b"%d\n%b" % (line_of(row.id), row.record), digest_size=12).hexdigest()
-        custom_id = _custom_id(row.record, whole=row.row_fault is None)
-        return b'{"id":"batch_req_%b","custom_id":%b' % (mark.encode(), custom_id)
+        name = custom_id(row.record, whole=row.row_fault is None)
+        return b'{"id":"batch_req_%b","custom_id":%b' % (mark.encode(), name)
 
 
 class _Named(msgspec.Struct):
@@ -143,7 +151,7 @@ _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")
 _NAMED = msgspec.json.Decoder(_Named)
 
 
-def _custom_id(line: bytes, *, whole: bool) -> bytes:
+def custom_id(line: bytes, *, whole: bool) -> bytes:
     """The custom_id of a request as it was written, null where it has none. `whole` says that ingest has found
     nothing wrong with the line."""
     found = b"null"
@@ -152,7 +160,7 @@ def _custom_id(line: bytes, *, whole: bool) -> bytes:
             return one_line(bytes(_NAMED.decode(line).custom_id))
         except (msgspec.DecodeError, ValueError):
             pass  # the decoder refuses a little that JSON allows
-    if whole or _is_record(line):
+    if whole or is_record(line):
         for key, value in record.members(line):
             if record.key_name(key) == "custom_id":
                 found = one_line(value)
@@ -218,7 +226,8 @@ def _usage(row: Settled) -> dict[str, int | None] | None:
     }
 
 
-def _is_record(line: bytes) -> bool:
+def is_record(line: bytes) -> bool:
+    """Whether a line can be read as a record at all."""
     try:
         record.parse(line)
     except record.RecordFault:

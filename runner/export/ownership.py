@@ -16,8 +16,14 @@ from runner.store.database import Store
 from runner.store.series import Tenure
 
 
+def is_matrix(output: Path) -> bool:
+    """Whether an output is a matrix of vectors, which its name says."""
+    return output.suffix.lower() == ".npy"
+
+
 class Outputs:
-    """`OUTPUT`, `OUTPUT.errors.jsonl` and `OUTPUT.summary.json` of a series."""
+    """`OUTPUT`, `OUTPUT.errors.jsonl` and `OUTPUT.summary.json` of a series; beside a matrix also
+    `OUTPUT.keys.jsonl`. `drawn` are those that every export writes, the output itself first."""
 
     def __init__(self, store: Store, tenure: Tenure, output: Path) -> None:
         self._store = store
@@ -25,11 +31,14 @@ class Outputs:
         self.output = output
         self.errors = output.with_name(f"{output.name}.errors.jsonl")
         self.summary = output.with_name(f"{output.name}.summary.json")
+        self.drawn = (
+            [output, output.with_name(f"{output.name}.keys.jsonl")] if is_matrix(output) else [output]
+        )
 
     def check(self, *, overwrite: bool) -> None:
-        """OutputUnwritable unless all three can be written, before anything is paid."""
+        """OutputUnwritable unless all of them can be written, before anything is paid."""
         check_writable(self.output)
-        for path in (self.output, self.errors, self.summary):
+        for path in (*self.drawn, self.errors, self.summary):
             if overwrite or not path.exists() or self._is_ours(path):
                 continue
             raise OutputUnwritable(
@@ -39,7 +48,7 @@ class Outputs:
 
     def is_whole(self, *, with_errors: bool) -> bool:
         """Whether all the files of a finished run are there as they were written."""
-        paths = [self.output, self.summary, *([self.errors] if with_errors else [])]
+        paths = [*self.drawn, self.summary, *([self.errors] if with_errors else [])]
         return all(path.exists() and self._is_ours(path) for path in paths)
 
     def note(self, file: AtomicFile) -> None:

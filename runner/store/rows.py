@@ -27,7 +27,11 @@ class NewRow(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A row with what became of it; the fields from `state` on are None where nothing has."""
+    """A row with what became of it; the fields from `state` on are None where nothing has.
+
+    `items` says how many tasks share the answer. Where they are several, `body` is None: it is read through
+    `answers.SharedBody`, and tokens and cost are those of all of them.
+    """
 
     id: int
     key: str | None
@@ -55,6 +59,7 @@ class Settled(NamedTuple):
     total_tokens: int | None
     cost: int | None
     answer_id: int | None
+    items: int | None
 
 
 def add(connection: Connection, rows: list[NewRow]) -> None:
@@ -136,10 +141,11 @@ def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Set
     first, last = span(run_id)
     found = connection.exec_driver_sql(
         "SELECT row.id, row.key, row.record, row.fault, task.state, task.attempts, task.finish_reason,"
-        " task.fault, task.error, task.run_id, task.row_id, task.item, answer.body, answer.checksum,"
+        " task.fault, task.error, task.run_id, task.row_id, task.item,"
+        " CASE answer.items WHEN 1 THEN answer.body END, answer.checksum,"
         " answer.status, answer.request_id, answer.model, answer.tier, answer.input_tokens,"
         " answer.cached_input_tokens, answer.cache_write_tokens, answer.output_tokens,"
-        " answer.reasoning_tokens, answer.total_tokens, answer.cost, answer.id"
+        " answer.reasoning_tokens, answer.total_tokens, answer.cost, answer.id, answer.items"
         " FROM row LEFT JOIN task ON row.fault IS NULL AND task.series_id = ? AND task.hash = row.hash"
         " AND task.occurrence = row.occurrence"
         " LEFT JOIN answer ON answer.id = task.answer_id WHERE row.id BETWEEN ? AND ? ORDER BY row.id",
@@ -153,6 +159,25 @@ def good_records(connection: Connection, run_id: int) -> Iterator[tuple[int, byt
     """The rows of a run that can be asked, in input order: the line's number and the record."""
     found = connection.exec_driver_sql(
         "SELECT id, record FROM row WHERE id BETWEEN ? AND ? AND fault IS NULL ORDER BY id", span(run_id)
+    )
+    for number, text in found:
+        yield line_of(number), text
+
+
+def open_records(connection: Connection, run_id: int) -> Iterator[tuple[int, bytes]]:
+    """The rows of a run that may still be asked: the line's number and the record."""
+    found = connection.exec_driver_sql(
+        "SELECT row.id, row.record FROM task JOIN row ON row.id = task.row_id"
+        " WHERE task.run_id = ? AND task.state = 'ready' ORDER BY task.due_at, task.row_id",
+        (run_id,),
+    )
+    for number, text in found:
+        yield line_of(number), text
+    first, last = span(run_id)
+    found = connection.exec_driver_sql(
+        "SELECT id, record FROM row WHERE id > (SELECT max(expanded_to, ?) FROM run WHERE id = ?) AND id <= ?"
+        " AND fault IS NULL ORDER BY id",
+        (first, run_id, last),
     )
     for number, text in found:
         yield line_of(number), text

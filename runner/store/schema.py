@@ -5,6 +5,9 @@ A row's id is its run's number and its line number in one integer, so that readi
 order. A row finds its task by (series, hash, occurrence): that is the task's key, and the reason why an
 unchanged row of a changed input finds the answer that an earlier run paid for.
 
+An index on few of a table's rows counts them at once, however many there are of the others. The migrations set
+the same condition for PostgreSQL; naming it here would import that dialect at every start.
+
 Times are UTC seconds since 1970 as integers of microseconds; money is integer pico-dollars (1e-12 USD), NULL
 where unknown. JSON is kept as text. Prompts stand in `row.record`, answers in `answer.body`, nowhere else.
 """
@@ -103,6 +106,7 @@ row = Table(
     Column("occurrence", Integer, nullable=False, server_default=text("0")),
     Column("fault", Text),
 )
+Index("ix_row_fault", row.c.id, sqlite_where=row.c.fault.is_not(None))
 
 task = Table(
     "task",
@@ -133,14 +137,10 @@ Index(
     task.c.due_at,
     task.c.row_id,
     sqlite_where=task.c.state == TaskState.READY.value,
-    postgresql_where=task.c.state == TaskState.READY.value,
 )
-Index(
-    "ix_task_in_flight",
-    task.c.series_id,
-    sqlite_where=task.c.state == TaskState.IN_FLIGHT.value,
-    postgresql_where=task.c.state == TaskState.IN_FLIGHT.value,
-)
+Index("ix_task_in_flight", task.c.series_id, sqlite_where=task.c.state == TaskState.IN_FLIGHT.value)
+Index("ix_task_held", task.c.run_id, sqlite_where=task.c.state == TaskState.HELD.value)
+Index("ix_task_failed", task.c.run_id, sqlite_where=task.c.state == TaskState.FAILED.value)
 
 call = Table(
     "call",
@@ -166,12 +166,13 @@ attempt = Table(
     Column("ended_at", BigInteger, nullable=False),
     _one_of("outcome", Outcome),
 )
+Index("ix_attempt_not_ok", attempt.c.call_id, sqlite_where=attempt.c.outcome != Outcome.OK.value)
 
 answer = Table(
     "answer",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("call_id", Id, ForeignKey("call.id"), nullable=False, index=True),
+    Column("call_id", Id, ForeignKey("call.id"), nullable=False),
     Column("status", Integer, nullable=False),
     Column("request_id", Text),
     Column("body", LargeBinary, nullable=False),
@@ -186,7 +187,11 @@ answer = Table(
     Column("total_tokens", BigInteger),
     Column("cost", BigInteger),
     Column("received_at", BigInteger, nullable=False),
+    # How many tasks point into the body, each by its `item`: a packed body is kept once.
+    Column("items", Integer, nullable=False, server_default=text("1")),
 )
+# With the cost in it, what a run has spent is summed without reading a body.
+Index(None, answer.c.call_id, answer.c.cost)
 
 artifact = Table(
     "artifact",

@@ -11,7 +11,7 @@ from runner.errors import BadConfiguration
 if TYPE_CHECKING:
     from runner.store.database import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """`PRAGMA user_version` of a store of this version: the number of its last migration."""
 
 

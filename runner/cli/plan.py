@@ -61,33 +61,28 @@ def plan_command(job_or_requests: str, input_path: str | None, **options: Any) -
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
-    rows, tasks, tokens, budget = found["rows"], found["tasks"], found["tokens"], found["budget"]
+    rows, models = found["rows"], found["models"].items()
     lines = [
         f"Job       {found['job']}",
         f"Rows      {rows['in']:,}" + (f", {rows['invalid']:,} of them invalid" if rows["invalid"] else ""),
-        f"To ask    {tasks['to_ask']:,} calls"
-        + (f"; {tasks['answered_before']:,} answered before" if tasks["answered_before"] else "")
-        + (f"; {tasks['repeats']:,} repeats" if tasks["repeats"] else ""),
-        f"Models    {', '.join(f'{name} ({count:,})' for name, count in found['models'].items()) or 'none'}",
-        f"Tokens    about {tokens['input']:,} in, {_upto(tokens['output_at_most'])} out",
+        f"To ask    {_to_ask(found)}",
     ]
-    for way, cost in found["cost_usd"].items():
-        if cost["most"] is None and cost["least"] is None:
-            lines.append(f"Cost      {way:7} unknown (no price for a model; --prices FILE gives one)")
-        else:
-            lines.append(
-                f"Cost      {way:7} ${cost['least']} (input alone) to {_dollars(cost['most'])} (longest answers)"
-            )
-    if budget["usd"] is not None:
-        lines.append(
-            f"Budget    ${budget['usd']} allows {budget['calls_in_flight'] or 0:,} calls in flight; the dearest "
-            f"could cost {_dollars(budget['dearest_call_usd'])}"
-        )
+    if not found["calls"]:
+        return lines
+    lines += [
+        f"Models    {', '.join(f'{name} ({count:,})' for name, count in models)}",
+        f"Tokens    {_tokens(found['tokens'])}",
+        *(f"Cost      {way:7} {_cost(cost)}" for way, cost in found["cost_usd"].items()),
+    ]
+    if all(cost["least"] is None for cost in found["cost_usd"].values()):
+        lines.append("          a model has no known price; --prices FILE gives one")
+    if found["budget"]["usd"] is not None:
+        lines.extend(_budget(found["budget"], found["calls"]))
     seconds = found["seconds_at_limits"]
     lines.append(
         "Duration  "
         + (
-            f"at least {seconds:,} s at the job's limits"
+            f"at least {_spelt(seconds)} at the job's limits"
             if seconds is not None
             else "the account's limits are told by its first answer"
         )
@@ -97,12 +92,80 @@ def _lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _to_ask(found: dict[str, Any]) -> str:
+    tasks, calls = found["tasks"], found["calls"]
+    packed = f"{tasks['to_ask']:,} rows in " if calls != tasks["to_ask"] else ""
+    parts = [f"{packed}{calls:,} call{'' if calls == 1 else 's'}" if calls else "nothing"]
+    if tasks["answered_before"]:
+        parts.append(f"{tasks['answered_before']:,} answered before")
+    if tasks["repeats"]:
+        parts.append(f"{tasks['repeats']:,} repeats")
+    if tasks["need_retry"]:
+        again = f"runner retry {found['run'] or 'RUN'}"
+        parts.append(f"{tasks['need_retry']:,} failed before, which `{again}` asks again")
+    return "; ".join(parts)
+
+
+def _tokens(tokens: dict[str, Any]) -> str:
+    names = ", ".join(sorted(set(tokens["counted_as"].values())))
+    given = {
+        "exact": f"exactly {tokens['input']:,} in",
+        "counted": f"{tokens['input']:,} in, counted as {names}",
+        "estimated": f"about {tokens['input']:,} in",
+    }[tokens["input_is"]]
+    if tokens["output_at_most"] == 0:
+        return given
+    return f"{given}, {_upto(tokens['output_at_most'])} out"
+
+
+def _cost(cost: dict[str, str | None]) -> str:
+    if cost["least"] is None:
+        return "no price known"
+    if cost["least"] == cost["most"]:
+        return f"${cost['least']}"
+    return f"${cost['least']} (input alone) to {_dollars(cost['most'])} (longest answers)"
+
+
+def _budget(budget: dict[str, Any], calls: int) -> list[str]:
+    spent = f", of which ${budget['spent_usd']} is spent," if budget["spent_usd"] != "0" else ""
+    shorter = budget["if_shorter"]
+    if budget["dearest_call_usd"] is None:
+        says = "cannot be held: nobody knows what a call may cost at most, and the run would refuse it"
+    else:
+        allowed = _of(budget["calls_in_flight"], calls)
+        says = f"{allowed}; the dearest could cost ${budget['dearest_call_usd']}"
+    lines = [f"Budget    ${budget['usd']}{spent} {says}"]
+    few = budget["dearest_call_usd"] is None or (budget["calls_in_flight"] or 0) < calls
+    if shorter is not None and few:
+        lines.append(
+            f"          with {' or '.join(shorter['fields'])}: {shorter['tokens']} it "
+            f"{_of(shorter['calls_in_flight'], calls)} (${shorter['dearest_call_usd']} at most), and cuts longer "
+            "answers"
+        )
+    return lines
+
+
+def _of(in_flight: int | None, calls: int) -> str:
+    if not in_flight:
+        return "allows no call"
+    if in_flight >= calls:
+        return "allows all calls in flight at once"
+    return f"allows {in_flight:,} call{'' if in_flight == 1 else 's'} in flight at once"
+
+
 def _upto(count: int | None) -> str:
     return "an unknown number" if count is None else f"at most {count:,}"
 
 
 def _dollars(text: str | None) -> str:
     return "an unknown sum" if text is None else f"${text}"
+
+
+def _spelt(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _warn(event: dict[str, Any]) -> None:

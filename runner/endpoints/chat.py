@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runner import record
 from runner.endpoints.answer import (
@@ -44,8 +44,12 @@ def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
     return faults
 
 
-def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
-    """The tokens that a request asks for. The input is an estimate from its texts."""
+def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], int] = of_text) -> Demand:
+    """The tokens that a request asks for. The input is an estimate from its texts, unless `count` counts them.
+
+    Around each message stand three tokens and its role, one more goes with a name, and three begin the answer
+    (OpenAI's cookbook, "How to count tokens with tiktoken").
+    """
     tokens, unbounded = 3, None
     messages = body.get("messages")
     for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
@@ -54,10 +58,13 @@ def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
         content = message.get("content")
         tokens += _PER_MESSAGE
         if isinstance(content, str):
-            tokens += of_text(content)
+            tokens += count(content)
         elif content is not None:
-            more, unbounded = _of_parts(content, unbounded)
+            more, unbounded = _of_parts(content, unbounded, count)
             tokens += more
+        name = message.get("name")
+        if isinstance(name, str):
+            tokens += 1 + count(name)
         if message.get("tool_calls"):
             tokens += of_value(message["tool_calls"])
         if message.get("audio"):
@@ -73,13 +80,13 @@ def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
     )
 
 
-def _of_parts(content: object, unbounded: str | None) -> tuple[int, str | None]:
+def _of_parts(content: object, unbounded: str | None, count: Callable[[str], int]) -> tuple[int, str | None]:
     tokens = 0
     for part in content if isinstance(content, list) else [content]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         text = part.get(_TEXTS.get(str(kind), "")) if isinstance(part, Mapping) else None
         if isinstance(text, str):
-            tokens += of_text(text)
+            tokens += count(text)
         elif kind is None:
             tokens += estimate(len(record.dumps(part)))
         else:

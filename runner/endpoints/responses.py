@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from runner.endpoints.answer import (
     BadAnswer,
@@ -45,17 +45,20 @@ def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
     return faults
 
 
-def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
-    """The tokens that a request asks for. The input is an estimate from its texts."""
+def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], int] = of_text) -> Demand:
+    """The tokens that a request asks for. The input is an estimate from its texts, unless `count` counts them.
+
+    Each item is taken to cost what a message of chat does around its text.
+    """
     tokens, unbounded = 3, None
     instructions = body.get("instructions")
     if isinstance(instructions, str):
-        tokens += of_text(instructions)
+        tokens += _PER_ITEM + count(instructions)
     given = body.get("input")
     if isinstance(given, str):
-        tokens += _PER_ITEM + of_text(given)
+        tokens += _PER_ITEM + count(given)
     for item in given if isinstance(given, list) else []:
-        more, foreign = _of_item(item)
+        more, foreign = _of_item(item, count)
         tokens += _PER_ITEM + more
         unbounded = unbounded or foreign
     for field in ("tools", "text"):
@@ -68,7 +71,7 @@ def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
     )
 
 
-def _of_item(item: object) -> tuple[int, str | None]:
+def _of_item(item: object, count: Callable[[str], int]) -> tuple[int, str | None]:
     """The likely tokens of an input item, and what in it has no bound."""
     if not isinstance(item, Mapping):
         return 0, None
@@ -78,11 +81,11 @@ def _of_item(item: object) -> tuple[int, str | None]:
     tokens, unbounded = 0, None
     content = item.get("content")
     if isinstance(content, str):
-        tokens += of_text(content)
+        tokens += count(content)
     for part in content if isinstance(content, list) else [item]:
         if not isinstance(part, Mapping):
             continue
-        tokens += sum(of_text(part[name]) for name in _TEXTS if isinstance(part.get(name), str))
+        tokens += sum(count(part[name]) for name in _TEXTS if isinstance(part.get(name), str))
         foreign = str(part.get("type", ""))
         if foreign.endswith(("_image", "_file", "_audio", "_video", "_screenshot")):
             unbounded = unbounded or f"{foreign} input"

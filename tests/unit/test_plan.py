@@ -2,17 +2,24 @@
 
 import gzip
 import io
+import json
+import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scene import IDENTITY, PRICES, Scene, chat_body, request_line, request_lines
 
+from runner.cli.plan import _lines
 from runner.errors import BadInput
 from runner.job import Job, Limits, requests_job
+from runner.model import RunState, TaskState
 from runner.plan import plan
+from runner.plan.calls import MOST_TEXTS
 from runner.pricing import Prices
 from runner.question import Questions, worst_case
+from runner.store import runs
 from runner.store.database import Store
 from runner.takeup import Source
 
@@ -44,7 +51,7 @@ def test_rows_tasks_and_calls_are_counted() -> None:
     found = planned([*request_lines(3), b"", request_line("x", "question 1")])
 
     assert found["rows"] == {"in": 4, "good": 4, "invalid": 0, "blank_lines": 1}
-    assert found["tasks"] == {"to_ask": 4, "answered_before": 0, "repeats": 0}
+    assert found["tasks"] == {"to_ask": 4, "answered_before": 0, "repeats": 0, "need_retry": 0}
     assert found["calls"] == 4
     assert found["models"] == {"m": 4}
 
@@ -65,7 +72,7 @@ def test_deduped_rows_are_asked_once() -> None:
         dedupe=True,
     )
     found = planned([b'{"t": "a"}', b'{"t": "b"}', b'{"t": "a"}'], job=job)
-    assert found["tasks"] == {"to_ask": 2, "answered_before": 0, "repeats": 1}
+    assert found["tasks"] == {"to_ask": 2, "answered_before": 0, "repeats": 1, "need_retry": 0}
 
 
 def test_the_dearest_call_is_what_would_be_reserved() -> None:
@@ -94,7 +101,13 @@ def test_the_most_is_more_than_the_least_and_both_are_exact() -> None:
 def test_unknown_prices_are_unknown_not_zero() -> None:
     found = planned(request_lines(2), prices=Prices.none())
     assert found["cost_usd"] == {way: {"least": None, "most": None} for way in ("online", "flex", "batch")}
-    assert found["budget"] == {"usd": None, "dearest_call_usd": None, "calls_in_flight": None}
+    assert found["budget"] == {
+        "usd": None,
+        "spent_usd": None,
+        "dearest_call_usd": None,
+        "calls_in_flight": None,
+        "if_shorter": None,
+    }
     assert found["prices_as_of"] is None
 
 
@@ -115,7 +128,7 @@ def test_what_the_series_has_been_answered_is_not_asked_again(store: Store) -> N
     scene.answer(chat_body())
     found = planned([*request_lines(3), request_line("new", "new")], store_path=store.path)
 
-    assert found["tasks"] == {"to_ask": 3, "answered_before": 1, "repeats": 0}
+    assert found["tasks"] == {"to_ask": 3, "answered_before": 1, "repeats": 0, "need_retry": 0}
 
 
 def test_a_plan_changes_nothing_in_the_users_store(store: Store) -> None:
@@ -183,3 +196,269 @@ def test_an_input_that_ends_early_is_no_plan_for_a_run_would_refuse_it(tmp_path:
             skip_invalid=True,
             budget=None,
         )
+
+
+# What is answered, and what failed before
+
+
+def finish(scene: Scene) -> None:
+    with scene.store.write() as connection:
+        runs.move(connection, scene.run.id, RunState.FINISHED)
+
+
+def test_failed_rows_of_a_finished_run_need_retry_and_are_not_asked(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    scene.answer(chat_body())
+    scene.fail({"code": "400"})
+    scene.fail({"code": "fate_unknown"}, to=TaskState.HELD)
+    for start in range(2):
+        found = planned(request_lines(3), store_path=store.path)
+        assert found["tasks"] == {"to_ask": 0, "answered_before": 1, "repeats": 0, "need_retry": 2}
+        assert found["run"] == scene.run.name
+        assert found["calls"] == 0
+        if start == 0:
+            finish(scene)
+    assert _lines(found)[-1] == (
+        f"To ask    nothing; 1 answered before; 2 failed before, which `runner retry {scene.run.name}` asks again"
+    )
+
+
+def test_a_new_run_asks_again_what_failed_in_an_earlier_one(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.answer(chat_body())
+    scene.fail({"code": "400"})
+    finish(scene)
+    found = planned([*request_lines(2), request_line("new", "new")], store_path=store.path)
+    assert found["tasks"] == {"to_ask": 2, "answered_before": 1, "repeats": 0, "need_retry": 0}
+    assert found["run"] is None
+
+
+def test_an_answer_that_the_job_does_not_accept_needs_retry_too(store: Store) -> None:
+    lines = [b'{"t": "a"}', b'{"t": "b"}', b'{"t": "c"}']
+    job = text_job("chat", messages=[{"role": "user", "content": "{{ t }}"}])
+    scene = Scene(store, lines, job=job)
+    scene.answer(chat_body(), reason="length")
+    scene.answer(chat_body(), fault="schema_mismatch")
+    scene.answer(chat_body())
+    found = planned(lines, job=job, store_path=store.path)
+    assert found["tasks"] == {"to_ask": 0, "answered_before": 1, "repeats": 0, "need_retry": 2}
+
+
+def test_what_the_run_has_spent_is_gone_from_its_budget(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.answer(chat_body(), cost=4 * 10**9)
+    found = planned(request_lines(2), store_path=store.path, budget=10**10)
+    assert found["budget"]["spent_usd"] == "0.004"
+    dearest = Decimal(found["budget"]["dearest_call_usd"])
+    assert found["budget"]["calls_in_flight"] == int(Decimal("0.006") / dearest)
+    anew = planned([*request_lines(2), request_line("new")], store_path=store.path, budget=10**10)
+    assert anew["budget"]["spent_usd"] == "0"
+
+
+# Packed texts
+
+
+def text_job(
+    endpoint: str = "embeddings", *, dedupe: bool = False, limits: Limits | None = None, **request: Any
+) -> Job:
+    return Job(
+        name="j",
+        path=None,
+        endpoint=endpoint,
+        model="m",
+        input=None,
+        output=None,
+        request=request or {"input": "{{ t }}"},
+        dedupe=dedupe,
+        limits=limits or Limits(),
+    )
+
+
+def texts(count: int, words: int = 1) -> list[bytes]:
+    return [json.dumps({"t": f"{n} " + "word " * words, "d": n % 2}).encode() for n in range(count)]
+
+
+def test_texts_to_embed_are_packed() -> None:
+    found = planned(texts(2 * MOST_TEXTS + 1), job=text_job())
+    assert found["tasks"]["to_ask"] == 2 * MOST_TEXTS + 1
+    assert found["calls"] == 3
+
+
+def test_a_pack_holds_no_more_tokens_than_a_call_may_carry() -> None:
+    # "word " is five bytes, so that a text is estimated at 10,001 tokens: 29 of them fit.
+    assert planned(texts(100, words=8_000), job=text_job())["calls"] == 4
+
+
+def test_a_pack_holds_no_more_tokens_than_a_minute_lets_through() -> None:
+    found = planned(texts(100, words=100), job=text_job(limits=Limits(tokens_per_minute=2_000)))
+    assert 5 <= found["calls"] <= 7
+    assert found["seconds_at_limits"] == pytest.approx(found["tokens"]["input"] / 2_000 * 60, abs=0.1)
+
+
+def test_texts_that_are_asked_differently_are_not_packed_together() -> None:
+    found = planned(texts(10), job=text_job(input="{{ t }}", dimensions="{{ 256 * (d + 1) }}"))
+    assert found["calls"] == 2
+
+
+def test_equal_texts_are_asked_once_only_where_the_job_says_so() -> None:
+    lines = [b'{"t": "same"}'] * 3
+    assert planned(lines, job=text_job())["tasks"]["to_ask"] == 3
+    assert planned(lines, job=text_job(dedupe=True))["tasks"] == {
+        "to_ask": 1,
+        "answered_before": 0,
+        "repeats": 2,
+        "need_retry": 0,
+    }
+
+
+def test_requests_for_embeddings_go_as_they_are() -> None:
+    lines = [
+        json.dumps(
+            {
+                "custom_id": f"{n}",
+                "method": "POST",
+                "url": "/v1/embeddings",
+                "body": {"model": "m", "input": f"t{n}"},
+            }
+        ).encode()
+        for n in range(5)
+    ]
+    assert planned(lines)["calls"] == 5
+
+
+def test_the_dearest_pack_costs_as_much_as_its_texts_together() -> None:
+    few, many = (planned(texts(count), job=text_job(), budget=10**12)["budget"] for count in (1, 10))
+    one, ten = Decimal(few["dearest_call_usd"]), Decimal(many["dearest_call_usd"])
+    assert ten == 10 * one
+    assert many["calls_in_flight"] == int(1 / ten)
+
+
+def test_texts_may_come_as_tokens_and_lists_of_texts_go_alone() -> None:
+    lines = [json.dumps({"t": given}).encode() for given in ([1, 2], [3], ["a", "b"], "c", "d")]
+    assert planned(lines, job=text_job())["calls"] == 3
+
+
+# What a shorter answer would change
+
+
+def test_a_bound_on_the_output_lets_a_budget_carry_more_calls() -> None:
+    prices = Prices.parse(
+        b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 100000}}}', "p"
+    )
+    found = planned(request_lines(2), prices=prices, budget=10**12)["budget"]
+    shorter = found["if_shorter"]
+    assert shorter["fields"] == ["max_completion_tokens"]
+    assert shorter["tokens"] == 1_000
+    assert found["calls_in_flight"] == 4
+    bounded = planned(request_lines(2, max_completion_tokens=1_000), prices=prices, budget=10**12)["budget"]
+    assert bounded["if_shorter"] is None
+    # The field itself makes the body some bytes longer.
+    assert 0.95 * shorter["calls_in_flight"] < bounded["calls_in_flight"] <= shorter["calls_in_flight"]
+
+
+def test_a_bound_makes_a_budget_possible_where_nothing_else_bounds_the_output() -> None:
+    prices = Prices.parse(b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2"}}}', "p")
+    found = planned(request_lines(2), prices=prices, budget=10**12)
+    assert found["budget"]["dearest_call_usd"] is None
+    assert found["budget"]["calls_in_flight"] is None
+    assert found["budget"]["if_shorter"]["calls_in_flight"] > 400
+    screen = "\n".join(_lines(found))
+    assert "$1 cannot be held" in screen
+    assert "with max_completion_tokens: 1000 it allows all calls" in screen
+
+
+def test_a_bound_that_changes_little_is_not_spoken_of() -> None:
+    assert planned(request_lines(2), budget=10**12)["budget"]["if_shorter"] is None
+    assert (
+        planned(request_lines(2, max_completion_tokens=1_500), budget=10**12)["budget"]["if_shorter"] is None
+    )
+    images = [{"type": "image_url", "image_url": {"url": "https://x/y.png"}}]
+    line = request_line("a", images)  # type: ignore[arg-type]
+    assert planned([line], budget=10**12)["budget"]["if_shorter"] is None
+
+
+# Tokens
+
+
+def test_the_input_of_a_known_model_is_counted_exactly() -> None:
+    pytest.importorskip("rs_bpe")
+    found = planned([request_line("a", "Hello, world!", model="gpt-4o")])["tokens"]
+    # "Hello, world!" is four tokens; three and the role stand around it, and three begin the answer.
+    assert (found["input"], found["input_is"]) == (11, "exact")
+    assert found["counted_as"] == {"gpt-4o": "o200k_base"}
+
+
+def test_an_unknown_model_is_counted_by_the_newest_vocabulary_and_that_is_said() -> None:
+    pytest.importorskip("rs_bpe")
+    found = planned([request_line("a", "Hello, world!")])
+    assert found["tokens"]["input_is"] == "counted"
+    assert "11 in, counted as o200k_base, at most" in "\n".join(_lines(found))
+
+
+def test_tools_and_schemas_are_written_by_the_api_in_a_form_of_its_own() -> None:
+    pytest.importorskip("rs_bpe")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    found = planned([request_line("a", model="gpt-4o", tools=tools)])["tokens"]
+    assert found["input_is"] == "counted"
+
+
+def test_without_a_vocabulary_there_are_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "rs_bpe.bpe", None)
+    found = planned([request_line("a", "Hello, world!", model="gpt-4o")])
+    assert found["tokens"]["input_is"] == "estimated"
+    assert found["tokens"]["counted_as"] == {}
+    assert 5 < found["tokens"]["input"] < 20
+    assert "about" in "\n".join(_lines(found))
+
+
+def test_texts_to_embed_are_counted_whatever_form_they_come_in() -> None:
+    pytest.importorskip("rs_bpe")
+
+    def embedding(given: object) -> bytes:
+        body = {"model": "text-embedding-3-small", "input": given}
+        return json.dumps(
+            {"custom_id": "a", "method": "POST", "url": "/v1/embeddings", "body": body}
+        ).encode()
+
+    for given, tokens in (
+        ("Hello, world!", 4),
+        (["Hello, world!", "Hello"], 5),
+        ([1, 2, 3], 3),
+        ([[1, 2], [3]], 3),
+    ):
+        found = planned([embedding(given)])["tokens"]
+        assert (found["input"], found["input_is"]) == (tokens, "exact"), given
+
+
+def test_what_counts_at_the_limit_is_the_larger_of_input_and_longest_output() -> None:
+    found = planned(
+        [
+            request_line("a", max_completion_tokens=5_000),
+            request_line("b", "x " * 3_000, max_completion_tokens=5),
+        ]
+    )
+    long = planned([request_line("b", "x " * 3_000, max_completion_tokens=5)])["tokens"]["input"]
+    assert found["tokens"]["charged"] == 5_000 + long
+
+
+# The screen and the README
+
+
+def test_the_readme_lists_what_a_plan_holds() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = re.search(r"^\| field of the plan \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+    assert listed is not None
+    first = re.findall(r"^\| `(\w+)` \|", listed[0], re.MULTILINE)
+    found = planned(request_lines(1))
+    assert first == list(found)
+    inner = [name for value in found.values() if isinstance(value, dict) for name in value if name != "m"]
+    for name in [*inner, "least", "most", "fields"]:
+        assert f"`{name}`" in listed[0], name
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(90.5, "90.5 s"), (600, "10 min"), (3 * 3600 + 61, "3 h 1 min")]
+)
+def test_durations_are_spelt_for_people(seconds: float, said: str) -> None:
+    found = planned(request_lines(1)) | {"seconds_at_limits": seconds}
+    assert f"Duration  at least {said} at the job's limits" in _lines(found)

@@ -1,4 +1,4 @@
-"""How many tokens a text may come to: a quick estimate for the limits, a true upper bound for the budget.
+"""How many tokens a text may come to, by its bytes alone: a quick estimate, and a true upper bound.
 
 Nothing here knows a vocabulary. The ratios are those of current vocabularies on ordinary text, rounded up: a
 token is four English letters, two digits or signs, two letters of an accented, Cyrillic, Greek, Hebrew or

@@ -1,0 +1,197 @@
+"""What a run would be, before a cent is spent: every line checked, every question counted and priced.
+
+The input is read into a store of its own, in a folder that is deleted afterwards; no API is called.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runner.errors import LISTED_FAULTS, BadInput
+from runner.files import LineReader
+from runner.ingest import Ingested, ingest
+from runner.job import Job
+from runner.plan.before import Before, before
+from runner.plan.calls import SHORT_OUTPUT, Calls
+from runner.plan.sums import WAYS, Sums
+from runner.pricing import Prices, usd
+from runner.question import Questions
+from runner.store import rows, runs, series
+from runner.store.database import Store
+from runner.store.series import Identity
+from runner.takeup import Source
+
+__all__ = ["plan"]
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The good rows of an input, by what becomes of them."""
+
+    sums: Sums
+    calls: Calls
+    answered: int = 0
+    needing_retry: int = 0
+    repeats: int = 0
+
+
+def plan(
+    job: Job,
+    source: Source,
+    identity: Identity,
+    prices: Prices,
+    *,
+    store_path: Path,
+    skip_invalid: bool,
+    budget: int | None,
+) -> dict[str, Any]:
+    """The plan of a run as a JSON-able value, as README.md lists it. BadInput with every fault if lines
+    cannot be asked. `budget` is in pico-dollars."""
+    questions = Questions(job)
+    with (
+        tempfile.TemporaryDirectory(prefix="runner-plan-") as folder,
+        Store.open(f"sqlite:///{folder}/plan.db") as store,
+    ):
+        run_id, got = _read(store, job, source, identity, questions)
+        _refuse(store, run_id, got, skip_invalid=skip_invalid)
+        with before(store_path, identity, job, limit=source.limit, sha256=got.fingerprint.sha256) as known:
+            counted = _count(store, run_id, job, questions, prices, known)
+    sums, calls = counted.sums, counted.calls
+    return {
+        "job": job.name,
+        "run": None if known.run is None else known.run.name,
+        "rows": {
+            "in": got.rows,
+            "good": got.rows - got.invalid,
+            "invalid": got.invalid,
+            "blank_lines": got.blank,
+        },
+        "tasks": {
+            "to_ask": sums.questions,
+            "answered_before": counted.answered,
+            "repeats": counted.repeats,
+            "need_retry": counted.needing_retry,
+        },
+        "calls": calls.count,
+        "models": dict(sorted(sums.models.items())),
+        "tokens": _tokens(sums),
+        "cost_usd": {way: {"least": usd(sums.least[way]), "most": usd(sums.most[way])} for way in WAYS},
+        "budget": _budget(budget, known.spent, calls),
+        "seconds_at_limits": _seconds(job, calls.count, sums.charged),
+        "prices_as_of": prices.as_of or None,
+    }
+
+
+def _read(
+    store: Store, job: Job, source: Source, identity: Identity, questions: Questions
+) -> tuple[int, Ingested]:
+    with store.write() as connection:
+        tenure = series.take(connection, identity)
+        this = runs.create(connection, series_id=tenure.series_id, meaning="", job={}, row_limit=source.limit)
+    with LineReader(
+        source.path, stream=source.stream, max_line=source.max_line, limit=source.limit
+    ) as reader:
+        got = ingest(
+            store,
+            tenure,
+            this,
+            reader,
+            questions,
+            dedupe=job.dedupe,
+            stopping=lambda: False,
+            told=lambda _: None,
+        )
+    return this.id, got
+
+
+def _refuse(store: Store, run_id: int, got: Ingested, *, skip_invalid: bool) -> None:
+    if not got.rows:
+        raise BadInput("The input has no row at all.")
+    with store.read() as connection:
+        cut = rows.ends_early(connection, run_id) if got.invalid else None
+        first = list(islice(rows.faults(connection, run_id), LISTED_FAULTS))
+    if cut:
+        raise BadInput(f"The input cannot be read to its end (line {cut}): give the whole file.", first)
+    if got.invalid and not skip_invalid:
+        raise BadInput(
+            f"{got.invalid:,} of {got.rows:,} lines cannot be asked. Mend them, or plan without them: "
+            "--skip-invalid.",
+            first,
+        )
+
+
+def _count(
+    store: Store, run_id: int, job: Job, questions: Questions, prices: Prices, known: Before
+) -> _Counted:
+    # The bodies of a requests file go out as they are; only the texts of a job are packed.
+    packed = job.endpoint == "embeddings"
+    calls = Calls(prices, packed=packed, tokens_per_minute=job.limits.tokens_per_minute)
+    counted = _Counted(Sums(prices), calls)
+    with store.read() as connection:
+        for one in rows.good_questions(connection, run_id):
+            fate = known.of(one.hash, one.occurrence)
+            if fate is not None and known.is_answered(fate):
+                counted.answered += 1
+            elif fate is not None and known.needs_retry(fate):
+                counted.needing_retry += 1
+            elif job.dedupe and one.is_repeat:
+                counted.repeats += 1
+            else:
+                question = questions.ask(one.record)
+                calls.add(question, counted.sums.add(question))
+    calls.finish()
+    return counted
+
+
+def _tokens(sums: Sums) -> dict[str, Any]:
+    input_is = "estimated"
+    if sums.questions and sums.counted == sums.questions:
+        input_is = "exact" if sums.exact == sums.questions else "counted"
+    return {
+        "input": sums.input_tokens,
+        "input_is": input_is,
+        "counted_as": dict(sorted(sums.counted_as.items())),
+        "output_at_most": sums.output_tokens,
+        "charged": round(sums.charged),
+    }
+
+
+def _budget(budget: int | None, spent: int, calls: Calls) -> dict[str, Any]:
+    """What a budget allows, and what it would allow if no answer could be long."""
+    left = None if budget is None else max(0, budget - spent)
+    shorter, dearest = calls.dearest_if_short, calls.dearest
+    helps = bool(calls.bounds and shorter) and (dearest is None or 2 * (shorter or 0) <= dearest)
+    return {
+        "usd": usd(budget),
+        "spent_usd": None if budget is None else usd(spent),
+        "dearest_call_usd": usd(dearest),
+        "calls_in_flight": _fit(left, dearest),
+        "if_shorter": {
+            "fields": sorted(calls.bounds),
+            "tokens": SHORT_OUTPUT,
+            "dearest_call_usd": usd(shorter),
+            "calls_in_flight": _fit(left, shorter),
+        }
+        if helps
+        else None,
+    }
+
+
+def _fit(left: int | None, dearest: int | None) -> int | None:
+    """How many calls may be in flight at once; None where nothing is left to say."""
+    return None if left is None or not dearest else left // dearest
+
+
+def _seconds(job: Job, calls: int, charged: float) -> float | None:
+    """How long the calls take at the limits that the job names; None where it names none."""
+    limits = job.limits
+    least: list[float] = []
+    if limits.requests_per_minute:
+        least.append(calls / limits.requests_per_minute * 60)
+    if limits.tokens_per_minute:
+        least.append(charged / limits.tokens_per_minute * 60)
+    return round(max(least), 1) if least else None

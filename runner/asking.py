@@ -15,16 +15,17 @@ from typing import Any
 
 import anyio
 
+from runner import packing
 from runner.api.account import Account
 from runner.budget import Budget
-from runner.dispatch.feed import Feed
+from runner.dispatch.feed import Feed, Most
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.endpoints import ENDPOINTS
 from runner.errors import BadConfiguration, BudgetReached, Interrupted, Paused, RunnerError
 from runner.expand import expand
 from runner.job import Job
-from runner.limiter import Limiter
+from runner.limiter import Limiter, Load
 from runner.model import MODEL_GONE, Call, Reply, Signal
 from runner.pricing import Prices, usd
 from runner.question import Questions
@@ -35,13 +36,18 @@ from runner.store.database import Store
 from runner.store.faults import DiskFull
 from runner.store.runs import Beat, Run
 from runner.store.series import Tenure
+from runner.store.sharing import Sharing
 from runner.store.tasks import Claim
 from runner.store.writer import GroupWriter
 from runner.structured import Checker
+from runner.tokens import Estimates
 
 CONCURRENCY = 1_000
 """The most calls in flight where neither the job nor the command line says how many; the limiter finds how many
 of them are of use."""
+
+PART_OF_A_MINUTE = 0.25
+"""How much of a minute's limit of tokens one packed call may take."""
 
 BEAT_SECONDS = 1.0
 RATE_BEATS = 31
@@ -83,6 +89,9 @@ class _Dispatch:
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
         self._budget = Budget(asking.budget, spent)
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
+        self._estimates = Estimates()
+        self._load = Load()
+        self._sharing = Sharing(asking.store.path, asking.tenure.series_id)
         self._settler = self._make_settler()
         self._feed = Feed(
             asking.store,
@@ -91,14 +100,16 @@ class _Dispatch:
             prices,
             more=self._expand,
             has_failed=self._settler.has_failed,
+            most=self._most_of_a_pack,
+            estimates=self._estimates,
         )
         self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
         self._held_because = ""
         self._boundless: Call | None = None
 
     async def run(self) -> dict[str, Any]:
-        from runner.api.client import wire
-        from runner.api.transport import Transport, affordable
+        from runner.api.dataplane import transport_for
+        from runner.api.descriptors import affordable
 
         asking = self._asking
         limits = asking.job.limits
@@ -106,20 +117,22 @@ class _Dispatch:
         self._limiter = Limiter(
             requests=limits.requests_per_minute, tokens=limits.tokens_per_minute, ceiling=ceiling
         )
+        self._share_limits()
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
         self._online = Online(
             self._feed,
             Wiring(claim=self._claim, send=self._send, settle=self._settle, clock=time.monotonic),
             gate=self._gate,
             limiter=self._limiter,
+            charge=self._charge,
             reserve=self._reserve,
             on_budget=self._budget_reached,
             on_exhausted=self._exhausted,
             told=self._gate_held,
         )
         try:
-            async with Transport(
-                wire(asking.account), concurrency=ceiling, deadline=asking.deadline
+            async with transport_for(
+                asking.account, concurrency=ceiling, deadline=asking.deadline
             ) as self._transport:
                 await self._drive()
             return self._progress()
@@ -147,7 +160,21 @@ class _Dispatch:
             on_ambiguous=asking.on_ambiguous,
             checker=None if asking.job.schema is None else Checker(asking.job.schema),
         )
-        return Settler(policy, asking.prices, self._budget, random=random.random, remaining=self._remaining)
+        return Settler(
+            policy,
+            asking.prices,
+            self._budget,
+            random=random.random,
+            remaining=self._remaining,
+            estimates=self._estimates,
+        )
+
+    def _charge(self, call: Call) -> float:
+        return self._estimates.charge(call.endpoint, call.model, call.demand, len(call.body))
+
+    def _most_of_a_pack(self) -> Most:
+        tokens = min(packing.MOST_TOKENS, self._limiter.tokens_a_minute * PART_OF_A_MINUTE)
+        return Most(tokens, self._budget.left)
 
     async def _claim(self, calls: Sequence[Call]) -> Sequence[int]:
         run, epoch = self._asking.run.id, self._asking.tenure.epoch
@@ -187,8 +214,15 @@ class _Dispatch:
         """Tell how far the run is, here and in the store; whether somebody asked it to stop."""
         progress = self._progress()
         self._emit(progress)
+        self._limiter.busy(self._load.beat(time.process_time(), time.monotonic()))
+        self._share_limits()
         [stop_asked] = await self._writer.submit(runs.beat, [Beat(self._asking.run.id, progress)])
         return stop_asked
+
+    def _share_limits(self) -> None:
+        with self._asking.store.read() as connection:
+            runs_asking = self._sharing.runs_asking(connection)
+        self._limiter.shared_by(runs_asking, time.monotonic())
 
     def _progress(self) -> dict[str, Any]:
         tally = self._settler.tally

@@ -91,8 +91,7 @@ class Outcome(StrEnum):
     """Sent, and no full valid answer: it may have been executed and charged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the API counts them. `input` includes cached and cache-write tokens, `output` includes
     reasoning tokens."""
 
@@ -104,8 +103,7 @@ class Usage:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back from one call, before anybody says what it means.
 
     `status` is None where no complete HTTP answer came; `fault` then says why ("connect", "timeout",
@@ -115,7 +113,7 @@ class Reply:
     """
 
     status: int | None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     body: bytes = b""
     fault: str | None = None
     detail: str = ""
@@ -173,8 +171,7 @@ OUTCOME_OF_KIND: Mapping[Kind, Outcome] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a reply means. `wait` is how long the server asks us to wait, in seconds, where it says so.
     `outage` marks the failures of a gateway or a whole server, as opposed to those of one request."""
 
@@ -190,8 +187,7 @@ class Finding:
         return OUTCOME_OF_KIND[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What the body of a 200 says.
 
     `finish_reason` is one of stop, length, content_filter, refusal, tool_calls, or the API's own word where
@@ -206,8 +202,7 @@ class Answer:
     usage: Usage | None
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request asks of the limits and the budget, in tokens. `max_output` is None where neither the
     body nor anything else bounds the answer; `unbounded` names what makes a worst case impossible
     (hosted tools, images)."""

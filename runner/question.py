@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner import record
 from runner.endpoints import BY_URL, ENDPOINTS, Endpoint, forced_tool
@@ -25,8 +24,7 @@ ERROR_FIELD = "error"
 """Where a failed row's error goes, beside the output field."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What one row asks. `body` are the bytes to send, `request` the same parsed; `key` is None where the line
     number identifies the row."""
 

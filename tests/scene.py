@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from runner.dispatch.feed import Feed
+from runner.dispatch.feed import Feed, Most
 from runner.expand import expand
 from runner.files import LineReader
 from runner.ingest import Ingested, ingest
@@ -20,6 +20,7 @@ from runner.store.database import Store
 from runner.store.runs import Run
 from runner.store.series import Identity, Tenure
 from runner.store.tasks import Claim, NewAnswer, Settlement, checksum
+from runner.tokens import Estimates
 
 IDENTITY = Identity("requests", "", "/in/requests.jsonl", "openai", "https://api.example", "", "")
 
@@ -125,7 +126,14 @@ class Scene:
             return expand(self.store, self.tenure, self.run.id) is not None
 
         return Feed(
-            self.store, self.run.id, Questions(self.job), prices, more=more, has_failed=lambda task_id: False
+            self.store,
+            self.run.id,
+            Questions(self.job),
+            prices,
+            more=more,
+            has_failed=lambda task_id: False,
+            estimates=Estimates(),
+            most=Most,
         )
 
     def calls(self, prices: Prices = PRICES) -> list[Call]:

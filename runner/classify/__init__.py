@@ -86,6 +86,9 @@ _MOVED = {301, 308}
 _OUTAGE = {502, 503, 504, 511, 598, 599, *range(520, 531)}
 
 
+_ANSWERED = Finding(Kind.ANSWERED, status=200)
+
+
 class AnswerReader(Protocol):
     """The endpoint that was asked: `read` raises a ValueError, with `code` and `failed`, for a body that has
     not the shape of its answers."""
@@ -110,7 +113,7 @@ def classify(
         return _unanswered(reply), None
     if reply.status == 200:
         try:
-            return Finding(Kind.ANSWERED, status=200), endpoint.read(reply.body, forced_tool=forced_tool)
+            return _ANSWERED, endpoint.read(reply.body, forced_tool=forced_tool)
         except ValueError as flaw:
             found = _flawed(reply, flaw, now)
     elif 400 <= reply.status < 500:

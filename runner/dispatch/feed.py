@@ -18,6 +18,7 @@ from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.tasks import Ready
+from runner.tokens import Estimates
 
 STOCK = 256
 PACKED_STOCK = 2 * packing.MOST_TEXTS
@@ -29,6 +30,14 @@ class Nothing:
     """No task is ready. `due_in` is seconds until the next is, None if none waits."""
 
     due_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """What one packed call may come to: tokens, and pico-dollars at worst, None where nothing bounds these."""
+
+    tokens: float = packing.MOST_TOKENS
+    cost: int | None = None
 
 
 class Feed:
@@ -43,17 +52,19 @@ class Feed:
         *,
         more: Callable[[], bool],
         has_failed: Callable[[int], bool],
-        most_tokens: Callable[[], float] = lambda: packing.MOST_TOKENS,
+        estimates: Estimates,
+        most: Callable[[], Most],
     ) -> None:
         """`more` makes further rows into tasks, False when every row has its task; `has_failed` says whether
-        a task has failed before in this start; `most_tokens` how many tokens one packed call may come to."""
+        a task has failed before in this start; `most` what one packed call may come to."""
         self._store = store
         self._run_id = run_id
         self._questions = questions
         self._prices = prices
         self._more = more
         self._has_failed = has_failed
-        self._most_tokens = most_tokens
+        self._most = most
+        self._estimates = estimates
         self._stock: deque[Ready] = deque()
         self._again: deque[Call] = deque()
         self._handed_out: set[int] = set()
@@ -86,13 +97,13 @@ class Feed:
         hold, its halves do. Their tasks stay handed out all the while, or a reading in between would hand them
         out twice.
         """
-        if signal.refuses_base64:
-            self._base64 = False
         if signal.refused_for_speed:
             self._again.append(call)
         elif signal.split:
-            self._again.extend(packing.halves(call))
+            # Depth first: the first text that is at fault by itself tells whether all are.
+            self._again.extendleft(reversed(packing.halves(call)))
         else:
+            self._base64 &= not signal.refuses_base64
             for one in call.asked:
                 self._handed_out.discard(one.task_id)
 
@@ -152,8 +163,8 @@ class Feed:
             return self._single(first)
         most = packing.most_texts(first.attempts, self._most_texts)
         self._fill_up(most)
-        pack = _Pack(question, start, first, self._prices)
-        most_tokens = self._most_tokens()
+        pack = _Pack(self._most(), self._prices, self._estimates)
+        pack.take(question, start, first)
         others: list[Ready] = []
         while self._stock and len(pack.asked) < most:
             ready = self._stock.popleft()
@@ -161,7 +172,7 @@ class Feed:
             part = packing.part(question.request)
             if part is None or part.kind != start.kind or ready.attempts > first.attempts:
                 others.append(ready)
-            elif not pack.take(question, part, ready, most_tokens):
+            elif not pack.take(question, part, ready):
                 self._stock.appendleft(ready)
                 break
         self._stock.extendleft(reversed(others))
@@ -176,23 +187,30 @@ class Feed:
 class _Pack:
     """A packed call in the making."""
 
-    def __init__(self, question: Question, part: Part, ready: Ready, prices: Prices) -> None:
+    def __init__(self, most: Most, prices: Prices, estimates: Estimates) -> None:
+        self._most = most
         self._prices = prices
-        self._first = question
+        self._estimates = estimates
         self._texts: list[object] = []
-        self._tokens = 0
+        self._tokens = 0.0
+        self._guessed = 0
         self._worst: int | None = 0
         self.asked: list[Asked] = []
-        self.take(question, part, ready, packing.MOST_TOKENS)
 
-    def take(self, question: Question, part: Part, ready: Ready, most_tokens: float) -> bool:
-        """Add one text, unless it would be too much."""
+    def take(self, question: Question, part: Part, ready: Ready) -> bool:
+        """Add one text, unless it would be too much. The first is never too much."""
         demand = question.endpoint.demand(question.request, len(question.body))
-        if self.asked and self._tokens + demand.input_tokens > most_tokens:
+        likely = self._estimates.of(question.endpoint.name, question.model, demand, len(question.body))
+        tokens = self._tokens + likely.input
+        one = worst_case(question, demand, self._prices)
+        worst = None if self._worst is None or one is None else self._worst + one
+        too_dear = self._most.cost is not None and worst is not None and worst > self._most.cost
+        if not self.asked:
+            self._first = question
+        elif tokens > self._most.tokens or too_dear:
             return False
-        self._tokens += demand.input_tokens
-        worst = worst_case(question, demand, self._prices)
-        self._worst = None if self._worst is None or worst is None else self._worst + worst
+        self._tokens, self._worst = tokens, worst
+        self._guessed += demand.input_tokens
         self._texts.append(part.text)
         self.asked.append(Asked(ready.task_id, ready.line, ready.key, ready.attempts, part.weight))
         return True
@@ -204,7 +222,7 @@ class _Pack:
             model=self._first.model,
             body=packing.body(self._first.request, self._texts, base64=base64),
             forced_tool=False,
-            demand=Demand(self._tokens, 0),
+            demand=Demand(self._guessed, 0),
             worst_case=self._worst,
             added_base64=base64 and "encoding_format" not in self._first.request,
         )

@@ -73,18 +73,21 @@ class Online:
         *,
         gate: Gate,
         limiter: Limiter,
+        charge: Callable[[Call], float],
         reserve: Callable[[Call], bool],
         on_budget: Callable[[], Exception],
         on_exhausted: Callable[[float], Exception | None],
         told: Callable[[str, float], None],
     ) -> None:
-        """`reserve` keeps a call's worst case aside from the budget, False if it does not fit; `on_budget`
-        makes the error for when it never will; `on_exhausted` the one for a day's limit that is there again
-        in so many seconds, None if that is waited for; `told` hears why the gate is held and for how long."""
+        """`charge` is how many tokens of the limit a call takes; `reserve` keeps its worst case aside from the
+        budget, False if it does not fit; `on_budget` makes the error for when it never will; `on_exhausted` the
+        one for a day's limit that is there again in so many seconds, None if that is waited for; `told` hears
+        why the gate is held and for how long."""
         self._feed = feed
         self._wiring = wiring
         self._gate = gate
         self._limiter = limiter
+        self._charge = charge
         self._reserve = reserve
         self._on_budget = on_budget
         self._on_exhausted = on_exhausted
@@ -118,8 +121,8 @@ class Online:
         self._launching.cancel()
 
     async def run(self, *, grace: float) -> None:
-        """Ask all that is to be asked. Raises the reason if it was stopped, once what was in flight has
-        ended or `grace` seconds are over; what is abandoned then is settled as ambiguous."""
+        """Ask all that is to be asked. Raises the reason if it was stopped, once what was in flight has ended or
+        `grace` seconds are over; what is abandoned then is settled as ambiguous."""
         settling = asyncio.create_task(self._settle_arrivals())
         settling.add_done_callback(self._settling_ended)
         try:
@@ -136,16 +139,13 @@ class Online:
                 with self._launching:
                     await self._launch(group)
                 with anyio.move_on_after(grace if self._stopping else None) as limit:
-                    await self._landing()
+                    while not self._is_idle and self._broken is None:
+                        await self._wait(None)
                 if limit.cancelled_caught:
                     await self._abandon()
             except BaseException:
                 await self._abandon()
                 raise
-
-    async def _landing(self) -> None:
-        while not self._is_idle and self._broken is None:
-            await self._wait(None)
 
     async def _abandon(self) -> None:
         """End what is in flight now, and settle it."""
@@ -176,7 +176,8 @@ class Online:
     def _gather(self) -> tuple[list[_Flight], _Pause]:
         """The calls that may start now, a handful at most, and what keeps more from it."""
         flights: list[_Flight] = []
-        while len(flights) < HANDFUL and not self._stopping:
+        room = min(HANDFUL, self._limiter.window - self._in_flight)
+        while len(flights) < room and not self._stopping:
             pause = self._hindrance()
             if pause is not None:
                 return flights, pause
@@ -184,9 +185,7 @@ class Online:
         return flights, _Pause()
 
     def _hindrance(self) -> _Pause | None:
-        """What keeps the next call from starting now."""
-        if self._in_flight >= self._limiter.window:
-            return _Pause()
+        """What keeps the next call from starting now, where there is room for it."""
         if self._next is None:
             found = self._feed.next(to_probe=not self._gate.is_open)
             if isinstance(found, Nothing):
@@ -202,7 +201,7 @@ class Online:
         if until is not None and (error := self._on_exhausted(until - now)) is not None:
             self.stop(error)
             return _Pause()
-        wait = self._limiter.wait(now, _charge(self._next))
+        wait = self._limiter.wait(now, self._charge(self._next))
         if wait > 0:
             return _Pause(wait, by_time=True)
         return None if self._gate.is_open else _Pause(by_gate=True)
@@ -211,7 +210,7 @@ class Online:
         assert self._next is not None
         call, self._next, self._is_reserved = self._next, None, False
         self._in_flight += 1
-        return _Flight(call, self._limiter.start(now, _charge(call)), prober)
+        return _Flight(call, self._limiter.start(now, self._charge(call)), prober)
 
     async def _start(self, flights: list[_Flight]) -> None:
         try:
@@ -318,11 +317,23 @@ class Online:
             self._gate.hold(signal.wait, prober=prober)
             self._told(signal.reason, self._gate.seconds_left())
         elif signal.healthy:
-            self._limiter.answered(self._wiring.clock(), flight.ticket, reply.headers, reply.elapsed)
+            # A pack that is to be halved says nothing yet of whether this server answers at all.
+            if not signal.split:
+                self._note_answer(flight, reply)
             if prober:
                 self._gate.release()
         elif prober:
             self._gate.hold(None, prober=True)
+
+    def _note_answer(self, flight: _Flight, reply: Reply) -> None:
+        self._limiter.answered(
+            self._wiring.clock(),
+            flight.ticket,
+            reply.headers,
+            reply.elapsed,
+            size=len(flight.call.body) + len(reply.body),
+            tokens=self._charge(flight.call),
+        )
 
     async def _wait(self, seconds: float | None) -> None:
         """Until a call ends, or the time is over."""
@@ -336,8 +347,3 @@ class Online:
     def _touch(self) -> None:
         self._progress.set()
         self._progress = asyncio.Event()
-
-
-def _charge(call: Call) -> float:
-    """The tokens that a call takes of the limit: what the API charges is the larger of the two, not their sum."""
-    return max(call.demand.input_tokens, call.demand.max_output or 0)

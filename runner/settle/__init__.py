@@ -6,7 +6,7 @@ A paid body is stored in the transaction that settles its task, whatever it turn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 import orjson
@@ -27,37 +27,20 @@ from runner.model import (
     Reply,
     Signal,
     TaskState,
-    Usage,
 )
 from runner.outage import Outage
 from runner.pricing import Prices
 from runner.settle.alike import Alike
 from runner.settle.packed import PackReader, refuses_base64
 from runner.settle.stops import in_short, stop_for
+from runner.settle.tally import Tally
 from runner.store.clock import moment, now
 from runner.store.tasks import NewAnswer, Settlement, checksum
 from runner.structured import Checker
+from runner.tokens import Estimates
 
 HEALTHY = Signal(healthy=True)
 _UNREAD = Finding(Kind.NOT_SENT)
-
-
-@dataclass
-class Tally:
-    """What this start has done so far: rows settled, tokens, cost in pico-dollars."""
-
-    answered: int = 0
-    failed: int = 0
-    held: int = 0
-    attempts: int = 0
-    retries: int = 0
-    rate_limited: int = 0
-    ambiguous: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: int = 0
-    unpriced: int = 0
-    codes: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +65,16 @@ class Settler:
         *,
         random: Callable[[], float],
         remaining: Callable[[], int],
+        estimates: Estimates,
         utc: Callable[[], datetime] = lambda: moment(now()),
     ) -> None:
+        """`remaining` is how many rows are left to ask; `estimates` learn from what each answered call came to."""
         self._policy = policy
         self._prices = prices
         self._budget = budget
         self._random = random
         self._remaining = remaining
+        self._estimates = estimates
         self._utc = utc
         self._outage = Outage()
         self._alike = Alike()
@@ -130,7 +116,7 @@ class Settler:
             max_wait=self._policy.retry.max_wait,
             forced_tool=call.forced_tool,
         )
-        self._count(finding)
+        self.tally.count(finding)
         if finding.kind not in (Kind.AMBIGUOUS, Kind.NOT_SENT, Kind.TRY_AGAIN):
             self._sent_at.pop(call.task_id, None)
         one.finding = finding
@@ -166,7 +152,8 @@ class Settler:
         cost = None if kept is None else kept.cost
         self._outage.success(call.task_id)
         self._budget.settle(call.worst_case or 0, cost)
-        self._add_usage(answer.usage, cost)
+        self._estimates.learn(call.endpoint, call.model, call.demand, answer.usage)
+        self.tally.add(answer.usage, cost)
         fault = self._fault_of(answer)
         reasons = self._policy.accepted
         accepted = fault is None and (reasons is None or answer.finish_reason in reasons)
@@ -214,7 +201,8 @@ class Settler:
             # Which of its texts it was, or whether it was the form, the next calls find out.
             for asked in call.asked:
                 one.end(asked, TaskState.READY, asked.attempts)
-            return Signal(healthy=True, split=call.is_packed, refuses_base64=refuses_base64(call, finding))
+            plain = refuses_base64(call, finding)
+            return Signal(healthy=True, split=not plain, refuses_base64=plain)
         self.tally.failed += len(call.asked)
         for asked in call.asked:
             one.end(asked, TaskState.FAILED, asked.attempts + 1, is_error=True)
@@ -288,27 +276,17 @@ class Settler:
                 cost = self._prices.cost(model or call.model, tier, usage)
                 if cost is None:
                     cost = self._prices.cost(call.model, tier, usage)
-        return NewAnswer(reply.status, reply.request_id, body, checksum(body), model, tier, usage, cost)
-
-    def _count(self, finding: Finding) -> None:
-        tally = self.tally
-        if finding.kind is Kind.ANSWERED:
-            tally.attempts += 1
-            return
-        tally.attempts += finding.kind is not Kind.NOT_SENT
-        tally.rate_limited += finding.kind is Kind.RATE_LIMITED
-        tally.ambiguous += finding.kind is Kind.AMBIGUOUS
-        code = finding.code or finding.kind.value
-        tally.codes[code] = tally.codes.get(code, 0) + 1
-
-    def _add_usage(self, usage: Usage | None, cost: int | None) -> None:
-        if usage is not None:
-            self.tally.input_tokens += usage.input
-            self.tally.output_tokens += usage.output
-        if cost is None:
-            self.tally.unpriced += 1
-        else:
-            self.tally.cost += cost
+        return NewAnswer(
+            reply.status,
+            reply.request_id,
+            body,
+            checksum(body),
+            model,
+            tier,
+            usage,
+            cost,
+            len(call.asked),
+        )
 
 
 @dataclass(slots=True)

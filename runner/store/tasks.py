@@ -42,7 +42,7 @@ class Claim(NamedTuple):
 
 
 class NewAnswer(NamedTuple):
-    """The raw body of a 200, with what could be read of it."""
+    """The body of a 200, with what could be read of it. `items` is how many tasks the call carried."""
 
     status: int
     request_id: str | None
@@ -52,6 +52,7 @@ class NewAnswer(NamedTuple):
     tier: str | None
     usage: Usage | None
     cost: int | None
+    items: int = 1
 
 
 class Settlement(NamedTuple):
@@ -179,7 +180,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         connection.exec_driver_sql(
             "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"
             " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
-            " received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " items, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             answers,
         )
     connection.exec_driver_sql(
@@ -293,7 +294,7 @@ def _answer_values(answer_id: int, call_id: int, one: NewAnswer, at: int) -> tup
         )
     )
     head = (answer_id, call_id, one.status, one.request_id, one.body, one.checksum, one.model, one.tier)
-    return (*head, *tokens, one.cost, at)
+    return (*head, *tokens, one.cost, one.items, at)
 
 
 def _next_id(connection: Connection, table: str) -> int:

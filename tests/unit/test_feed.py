@@ -8,12 +8,13 @@ import pytest
 from packed_answers import embedding_job
 from scene import PRICES, Scene, chat_body, request_line, request_lines, settlement
 
-from runner.dispatch.feed import Feed, Nothing
+from runner.dispatch.feed import Feed, Most, Nothing
 from runner.model import Call, Signal, TaskState
 from runner.pricing import Prices
 from runner.question import Questions
 from runner.store.clock import now
 from runner.store.database import Store
+from runner.tokens import Estimates
 
 EMBEDDING_PRICES = Prices.parse(
     b'{"as_of": "2026-11-01", "models": {"e5": {"input": "1", "output": "0"}}}', "test prices"
@@ -129,6 +130,8 @@ def feed_with_failures(scene: Scene, failed: set[int]) -> Feed:
         PRICES,
         more=lambda: False,
         has_failed=failed.__contains__,
+        estimates=Estimates(),
+        most=Most,
     )
 
 

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from limited_servers import Server, own_bound, run
 
-from runner.limiter import Limiter
+from runner.limiter import Limiter, Load
 from runner.limiter.flow import SLICE, Flow
 from runner.limiter.headers import DAY, MINUTE, QUANTITIES, duration, told
 
@@ -108,18 +108,36 @@ def test_a_doubled_limit_is_followed(at: float) -> None:
 
 @pytest.mark.parametrize("headers", [True, False])
 @pytest.mark.parametrize("names_wait", [True, False])
-def test_a_quarter_of_an_hour_of_429_wastes_few_calls(headers: bool, names_wait: bool) -> None:
+@pytest.mark.parametrize(("in_flight", "rows"), [(1, 1200), (8, 2400), (64, 2400), (500, 4000)])
+def test_a_quarter_of_an_hour_of_429_wastes_few_calls(
+    in_flight: int, rows: int, headers: bool, names_wait: bool
+) -> None:
     def weather(now: float, rnd: random.Random) -> bool:
         return 10 <= now < 910 and rnd.random() < 0.9
 
     for seed in range(4):
-        server = Server(6000) if headers else Server()
+        server = Server(60_000) if headers else Server()
         result = run(
-            server, [100] * 2400, weather=weather, latency=1.0, ceiling=16, seed=seed, names_wait=names_wait
+            server,
+            [100] * rows,
+            weather=weather,
+            latency=1.0,
+            ceiling=in_flight,
+            seed=seed,
+            names_wait=names_wait,
         )
-        assert result.answered == 2400
+        assert result.answered == rows
         assert result.refusals < 0.05
-        assert result.seconds < 910 + 60 + 2400 / 10
+        assert result.refused < 120 or in_flight == 500
+        assert result.seconds < 910 + 60 + 2 * rows / min(in_flight, 16)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("jitter", [0.02, 0.04])
+def test_calls_that_do_not_arrive_evenly_cost_little(phase: float, jitter: float) -> None:
+    result = run(Server(6000, phase=phase), ROWS, seed=int(phase * 100), jitter=jitter)
+    assert result.refusals < 0.01
+    assert result.seconds <= 19.0 * 1.07
 
 
 @pytest.mark.parametrize("rpm", [30, 100, 500])
@@ -353,6 +371,62 @@ def test_runs_that_share_an_account_share_its_limit() -> None:
     assert started == 50
 
 
+@settings(deadline=None)
+@given(
+    st.integers(60, 12_000),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from([1, 7, 40, 400]),
+)
+@example(6000, 0.0, 0.99, 0.0, 400)
+def test_two_runs_together_keep_to_the_limit(
+    per_minute: int, came: float, first_hears: float, second_hears: float, rows: int
+) -> None:
+    """One asks; another comes, and goes after so many rows. Each hears of the other once a second."""
+    first, second = probed(a_minute(per_minute)), Limiter(requests=None, tokens=None, ceiling=1000)
+    starts, now, left = [0.0], 1.0, rows
+    came, gone, answered_at = 3.0 + came, math.inf, math.inf
+    beats = [first_hears + 1, second_hears + came]
+    second.shared_by(2, came)
+    while now < gone + 4 and now < 60:
+        if now >= beats[0]:
+            beats[0] += 1
+            first.shared_by(2 if came <= now < gone else 1)
+        if came <= now and now >= beats[1]:
+            beats[1] += 1
+            second.shared_by(2)
+        if now >= answered_at:
+            second.answered(now, 1, a_minute(per_minute), 0.3)
+            answered_at = math.inf
+        while first.wait(now, 10) == 0.0:
+            first.start(now, 10)
+            starts.append(now)
+        while came <= now and left and second.wait(now, 10) == 0.0 and (second.window > 1 or left == rows):
+            if second.start(now, 10) == 1:
+                answered_at = now + 0.3
+            starts.append(now)
+            left -= 1
+            # What it started last is answered before it is gone.
+            gone = now + 0.3 if not left else gone
+        now += 0.01
+    most = math.ceil(per_minute / 60) + 1
+    for at, start in enumerate(starts):
+        assert sum(one < start + 1 for one in starts[at:]) <= most + 1
+
+
+def test_a_run_that_comes_to_others_waits_after_its_probe_until_they_have_heard_of_it() -> None:
+    limiter = Limiter(requests=None, tokens=None, ceiling=100)
+    limiter.shared_by(2, 10.0)
+    assert limiter.wait(10.0, 10) == 0.0
+    limiter.answered(10.3, limiter.start(10.0, 10), a_minute(6000), 0.3)
+    assert limiter.wait(10.3, 10) == pytest.approx(1.2)
+    alone = Limiter(requests=None, tokens=None, ceiling=100)
+    alone.shared_by(1, 10.0)
+    alone.answered(10.3, alone.start(10.0, 10), a_minute(6000), 0.3)
+    assert alone.wait(10.3, 10) == 0.0
+
+
 def test_a_single_refusal_needs_no_prober_and_costs_little() -> None:
     limiter = probed(a_minute(6000))
     tickets = [limiter.start(2.0, 10) for _ in range(100)]
@@ -444,3 +518,89 @@ def test_any_minutes_limit_is_used_and_hardly_exceeded(
     result = run(Server(rpm, phase=phase), sizes, latency=latency, seed=seed, cpu=0.0)
     assert result.answered == len(sizes)
     assert result.refused <= 2 + 0.01 * len(sizes)
+
+
+def test_few_refusals_of_a_volley_cut_nothing_once_in_a_while() -> None:
+    limiter = probed(a_minute(6000))
+
+    def volley(now: float, refusals: int) -> int:
+        tickets = []
+        while limiter.wait(now, 10) == 0.0:
+            tickets.append(limiter.start(now, 10))
+        for ticket in tickets[:refusals]:
+            limiter.refused(now + 0.1, ticket, a_minute(6000), 0.1)
+        for ticket in tickets[refusals:]:
+            limiter.answered(now + 0.3, ticket, a_minute(6000), 0.3)
+        return len(tickets)
+
+    assert volley(2.0, 15) == 100
+    # What was refused has its room still.
+    assert volley(2.3, 0) == 15
+    assert volley(4.0, 0) == 100
+    assert volley(6.0, 15) == 100
+    assert volley(8.0, 0) < 90
+
+
+def test_a_ceiling_of_the_jobs_counts_what_was_refused_too() -> None:
+    limiter = probed(a_minute(6000), requests=600)
+    tickets = [limiter.start(2.0, 10) for _ in range(10)]
+    limiter.refused(2.01, tickets[0], a_minute(6000), 0.001)
+    assert limiter.wait(2.1, 10) > 0.8
+
+
+def test_after_a_storm_calls_go_by_ones_and_twos() -> None:
+    limiter = probed({}, ceiling=500)
+    tickets = [limiter.start(2.0, 10) for _ in range(30)]
+    assert any(limiter.refused(2.1, ticket, {}, None) for ticket in tickets)
+
+    def let_in(now: float) -> list[int]:
+        found = []
+        while limiter.wait(now, 10) == 0.0:
+            found.append(limiter.start(now, 10))
+        return found
+
+    limiter.answered(9.0, tickets[0], {}, 0.3)
+    probe = let_in(10.0)
+    assert len(probe) == 1
+    assert let_in(10.5) == []
+    limiter.answered(10.6, probe[0], {}, 0.3)
+    assert len(let_in(10.6)) == 2
+    # Whatever became of these, one more tries each second.
+    assert len(let_in(11.7)) == 1
+
+
+def test_large_answers_are_fewer_at_once_and_small_ones_as_many_as_may_be() -> None:
+    limiter = Limiter(requests=None, tokens=None, ceiling=5000)
+    limiter.answered(0.3, limiter.start(0.0, 10), {}, 100.0, size=17_000_000)
+    assert limiter.window == 7
+    for _ in range(200):
+        limiter.answered(1.0, 1, {}, 100.0, size=1_000)
+    assert limiter.window > 100
+    limiter.answered(1.0, 1, {}, 100.0, size=10**12)
+    assert limiter.window == 1
+    small = Limiter(requests=None, tokens=None, ceiling=5000)
+    small.answered(10.0, small.start(0.0, 10), a_minute(60_000), 10.0, size=1_000)
+    assert small.window == 5000
+
+
+def test_it_says_when_the_clients_own_cpu_binds() -> None:
+    limiter, load = probed(a_minute(6_000), ceiling=8), Load()
+    assert limiter.bound_by(10.0) == "concurrency"
+    for second in range(6):
+        limiter.busy(load.beat(0.95 * second, 10.0 + second))
+    assert limiter.bound_by(16.0) == "cpu"
+    for _ in range(200):
+        limiter.start(16.0, 10)
+    limiter.wait(16.0, 10)
+    assert limiter.bound_by(16.0) == "requests"
+    for second in range(6, 12):
+        limiter.busy(load.beat(5.0, 10.0 + second))
+    assert limiter.bound_by(30.0) == "concurrency"
+
+
+def test_the_load_is_that_of_the_last_beats_alone() -> None:
+    load = Load()
+    assert load.beat(5.0, 100.0) == 0.0
+    assert load.beat(5.0, 100.0) == 0.0
+    assert [round(load.beat(5.0 + n, 100.0 + n), 6) for n in range(1, 5)] == [1.0] * 4
+    assert [round(load.beat(9.0, 104.0 + n), 6) for n in range(1, 5)] == [0.666667, 0.333333, 0.0, 0.0]

@@ -95,6 +95,7 @@ class Bench:
             Wiring(claim=self.claim, send=self.send, settle=self.settle, clock=virtual_now),
             gate=self.gate,
             limiter=self.limiter,
+            charge=lambda one: max(one.demand.input_tokens, one.demand.max_output or 0),
             reserve=reserve,
             on_budget=lambda: BudgetReached("no more"),
             on_exhausted=lambda seconds: None,

@@ -9,7 +9,6 @@ from packed_answers import f32, float_body, packed_body
 from scene import PRICES, chat_body, ok, refusal
 
 from runner import vectors
-
 from runner.budget import Budget
 from runner.errors import AccessRefused, BadConfiguration, MoneyRefused, Paused
 from runner.job import Retry
@@ -29,6 +28,7 @@ from runner.pricing import Prices
 from runner.settle import Policy, Settler
 from runner.store.tasks import Settlement, checksum
 from runner.structured import Checker
+from runner.tokens import Estimates
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 WORST = 1_000_000
@@ -68,6 +68,7 @@ class Desk:
             self.budget,
             random=lambda: random,
             remaining=lambda: remaining,
+            estimates=Estimates(),
             utc=lambda: NOW,
         )
 

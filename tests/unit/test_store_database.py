@@ -17,12 +17,13 @@ from runner.errors import BadConfiguration, RunnerError, StoreUnusable, UsageErr
 from runner.export import Outputs, export
 from runner.job import requests_job
 from runner.report import summarise
-from runner.store import runs, series
+from runner.store import database, runs, series
 from runner.store.ballast import LEAST_BYTES, MOST_BYTES
 from runner.store.database import Store, path_of
 from runner.store.faults import DiskFull
 from runner.store.locks import lock_folder
 from runner.store.schema import APPLICATION_ID
+from runner.store.upgrade import SCHEMA_VERSION
 
 WAL, FULL, INCREMENTAL, FILE = "wal", 2, 2, 1
 
@@ -45,7 +46,7 @@ def mode(path: Path) -> int:
         ("page_size", 8192),
         ("auto_vacuum", INCREMENTAL),
         ("application_id", APPLICATION_ID),
-        ("user_version", 1),
+        ("user_version", SCHEMA_VERSION),
         ("busy_timeout", 30000),
         ("wal_autocheckpoint", 2048),
         ("journal_size_limit", 67108864),
@@ -274,6 +275,26 @@ def test_the_whole_check_follows_an_unclean_end_only(tmp_path: Path, monkeypatch
     with Store.open(str(tmp_path / "killed.db")) as store, store.read() as connection:
         assert checked == [tmp_path / "killed.db"]
         assert connection.exec_driver_sql("SELECT count(*) FROM row").scalar_one() == 1
+
+
+def test_a_store_too_large_for_a_check_within_a_second_is_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr(Store, "_quick_check", lambda self: checked.append(self.path))
+    monkeypatch.setattr(database, "CHECKED_BYTES", 400 * 1024)
+    for name, rows_in in (("small", 1), ("large", 4000)):
+        with Store.open(str(tmp_path / "s.db")) as store:
+            Scene(store, request_lines(rows_in))
+            store._checkpoint("PASSIVE")
+            with store.write() as connection:
+                connection.exec_driver_sql("UPDATE run SET rows_in = 1")
+            shutil.copy(tmp_path / "s.db", tmp_path / f"{name}.db")
+            shutil.copy(tmp_path / "s.db-wal", tmp_path / f"{name}.db-wal")
+        with Store.open(str(tmp_path / f"{name}.db")):
+            pass
+
+    assert checked == [tmp_path / "small.db"]
 
 
 def test_the_check_after_an_unclean_end_finds_damage(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from scene import IDENTITY, Scene, chat_body, request_line, request_lines
 
 from runner.job import Job
-from runner.store import rows
+from runner.store import rows, tasks
 from runner.store.database import Store
 from runner.store.rows import Settled
 from runner.store.runs import line_of
@@ -125,6 +125,22 @@ def test_another_series_never_sees_an_answer(store: Store) -> None:
     )
 
     assert [one.state for one in settled(other)] == [None]
+
+
+def test_open_records_are_those_that_may_still_be_asked(store: Store) -> None:
+    scene = Scene(store, [*request_lines(4), b"bad", request_line("r9", "another")])
+
+    def open_lines() -> list[int]:
+        with store.read() as connection:
+            return [line for line, _ in rows.open_records(connection, scene.run.id)]
+
+    assert open_lines() == [1, 2, 3, 4, 6]
+    with store.write() as connection:
+        tasks.expand(connection, run_id=scene.run.id, series_id=scene.tenure.series_id, limit=3)
+    assert open_lines() == [1, 2, 3, 4, 6]
+    scene.answer(chat_body())
+    scene.fail({"code": "x"})
+    assert open_lines() == [3, 4, 6]
 
 
 def test_good_records_leave_the_bad_out(store: Store) -> None:

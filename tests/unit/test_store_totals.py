@@ -1,10 +1,15 @@
 """Totals: what attempts came to, what was spent, what is left."""
 
+from collections.abc import Callable
+
+import pytest
 from scene import Scene, answer_of, chat_body, request_line, request_lines, settlement
+from sqlalchemy import Connection
 
 from runner.model import Outcome, TaskState
-from runner.store import tasks, totals
+from runner.store import rows, series, tasks, totals
 from runner.store.database import Store
+from runner.store.tasks import Claim
 
 
 def attempts(scene: Scene) -> totals.Attempts:
@@ -142,3 +147,149 @@ def test_the_commonest_errors_come_first_and_success_is_none(store: Store) -> No
     with store.read() as connection:
         assert totals.commonest_errors(connection, scene.run.id) == [("c503", 503, 2), ("c429", 429, 1)]
         assert totals.commonest_errors(connection, scene.run.id, limit=1) == [("c503", 503, 2)]
+
+
+def answer_all(scene: Scene) -> None:
+    """Answer every task that is ready, each by a call of its own, in one transaction."""
+    scene.expand()
+    found = [call.task_id for call in scene.calls()]
+    calls = scene.claim(*found)
+    ended = zip(calls, found, strict=True)
+    scene.settle(
+        *(
+            settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body(), None, 1))
+            for call, task in ended
+        )
+    )
+
+
+def steps(scene: Scene, look: Callable[[Connection, int], object]) -> int:
+    """How many steps SQLite takes for it."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    with scene.store.read() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(count, 1)
+        try:
+            look(connection, scene.run.id)
+        finally:
+            driver.set_progress_handler(None, 0)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        totals.unfinished,
+        totals.held,
+        totals.commonest_errors,
+        lambda connection, run_id: list(rows.open_records(connection, run_id)),
+    ],
+    ids=["unfinished", "held", "commonest errors", "open records"],
+)
+def test_what_is_left_is_told_without_a_look_at_what_is_done(
+    store: Store, look: Callable[[Connection, int], object]
+) -> None:
+    scene = Scene(store, request_lines(10))
+    answer_all(scene)
+    few = steps(scene, look)
+    # Another run of the same series, with other questions: its ten times as many answers must not be read.
+    scene.new_run(request_lines(100, seed=2))
+    answer_all(scene)
+
+    assert few < 200
+    assert steps(scene, look) == few
+
+
+def test_what_is_left_counts_no_blank_and_no_bad_line(store: Store) -> None:
+    lines = request_lines(6)
+    scene = Scene(store, [lines[0], b"", lines[1], b"bad", b"", *lines[2:], b"bad", b""])
+
+    assert unfinished(scene) == 6
+    for expanded in range(1, 7):
+        with store.write() as connection:
+            series.fence(connection, scene.tenure)
+            made = tasks.expand(
+                connection,
+                run_id=scene.run.id,
+                series_id=scene.tenure.series_id,
+                limit=2 if expanded == 1 else 1,
+            )
+        assert made is not None
+        assert unfinished(scene) == 6
+    scene.expand()
+    assert unfinished(scene) == 6
+
+
+def test_what_is_left_counts_the_lines_of_an_input_without_blanks(store: Store) -> None:
+    scene = Scene(store, [b"bad", *request_lines(3), b"bad", request_line("last", "another")])
+    with store.write() as connection:
+        tasks.expand(connection, run_id=scene.run.id, series_id=scene.tenure.series_id, limit=3)
+
+    assert unfinished(scene) == 4
+
+
+def test_a_run_without_rows_has_nothing_left(store: Store) -> None:
+    assert unfinished(Scene(store, [b""])) == 0
+
+
+def test_a_call_under_way_is_no_request_yet(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.answer(chat_body())
+    scene.claim(scene.calls()[0].task_id)
+
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+
+
+def test_a_try_that_was_never_sent_is_no_retry(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    end(scene, Outcome.REFUSED)
+    end(scene, Outcome.NOT_SENT)
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+    scene.claim(scene.calls()[0].task_id)
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+
+
+def test_a_failure_after_a_failure_is_a_retry(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    end(scene, Outcome.REFUSED)
+    scene.fail({"code": "x"})
+
+    assert attempts(scene) == totals.Attempts(2, 1, 0, 0, 0)
+
+
+def test_a_packed_call_is_one_request_one_refusal_one_risk_and_one_retry(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    found = [call.task_id for call in scene.calls()]
+
+    def pack(to: TaskState, outcome: Outcome, kind: str) -> None:
+        with store.write() as connection:
+            [call] = tasks.claim(connection, [Claim(scene.run.id, scene.tenure.epoch, tuple(found), 100)])
+        scene.settle(*(settlement(call, one, to, outcome=outcome)._replace(kind=kind) for one in found))
+
+    pack(TaskState.READY, Outcome.REFUSED, "rate_limited")
+    pack(TaskState.READY, Outcome.AMBIGUOUS, "ambiguous")
+    assert attempts(scene) == totals.Attempts(requests=2, retries=1, rate_limited=1, ambiguous=1, at_risk=100)
+    pack(TaskState.ANSWERED, Outcome.OK, "answered")
+    assert attempts(scene) == totals.Attempts(requests=3, retries=2, rate_limited=1, ambiguous=1, at_risk=100)
+    assert spent(scene) == 100
+
+
+def test_tries_of_a_later_run_are_its_own(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    first = scene.run.id
+    scene.fail({"code": "x"})
+    scene.new_run([*request_lines(1), b""])
+    scene.answer(chat_body())
+
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+    with store.read() as connection:
+        assert totals.attempts(connection, first) == totals.Attempts(1, 0, 0, 0, 0)
+        assert totals.commonest_errors(connection, first) == [("", 409, 1)]
+        assert totals.commonest_errors(connection, scene.run.id) == []

@@ -78,14 +78,18 @@ class Api:
 class Writer(GroupWriter):
     """The real writer, whose thread the virtual clock waits for."""
 
-    async def submit(self, verb: Any, item: Any) -> Any:
+    def submit(self, verb: Any, items: Any) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         loop.outside += 1
-        try:
-            return await super().submit(verb, item)
-        finally:
-            loop.outside -= 1
+        done = super().submit(verb, items)
+        done.add_done_callback(self._is_back)
+        return done
+
+    def _is_back(self, done: asyncio.Future[Any]) -> None:
+        loop = done.get_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.outside -= 1
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -100,13 +104,14 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     def run(rows: int, weather: Weather, *, concurrency: int = 16, seed: int = 1) -> tuple[Scene, Api]:
         scene, api = Scene(store, request_lines(rows)), Api(weather)
         clock = types.SimpleNamespace(
-            monotonic=api.now, time_ns=lambda: int((MORNING + api.now()) * 1_000_000_000)
+            monotonic=api.now,
+            time_ns=lambda: int((MORNING + api.now()) * 1_000_000_000),
+            process_time=lambda: 0.0,
         )
         monkeypatch.setattr("runner.store.clock.time", clock)
         monkeypatch.setattr("runner.asking.time", clock)
         monkeypatch.setattr("runner.asking.GroupWriter", Writer)
-        monkeypatch.setattr("runner.api.transport.Transport", api)
-        monkeypatch.setattr("runner.api.client.wire", lambda account: None)
+        monkeypatch.setattr("runner.api.dataplane.transport_for", api)
         random.seed(seed)
         what = Asking(
             store=store,

@@ -134,6 +134,8 @@ class _Dispatch:
             async with transport_for(
                 asking.account, concurrency=ceiling, deadline=asking.deadline
             ) as self._transport:
+                # Others who share the limits hear of this run before its first call.
+                await self._writer.submit(runs.beat, [Beat(asking.run.id, self._progress())])
                 await self._drive()
             return self._progress()
         finally:

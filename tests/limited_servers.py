@@ -1,9 +1,14 @@
-"""Servers and a dispatch in virtual time, for the limiter's tests: no sockets, no sleeping."""
+"""Servers that enforce limits, for the limiter's tests: in virtual time with a dispatch of their own, without
+sockets or sleeping, and as a script of the fault server, over real ones."""
 
 import heapq
 import math
 import random
+import threading
 from dataclasses import dataclass, field
+
+import orjson
+from faultserver import Arrival, Behaviour, answer, error, ok
 
 from runner.limiter import Limiter
 
@@ -231,3 +236,49 @@ def run(
                 if mode == "always" or advice or prober:
                     gate.hold(now, asked, prober)
     return out
+
+
+FIGURES = "/v1/figures"
+"""Where an `Enforced` server tells what it has seen so far, as JSON."""
+
+
+class Enforced:
+    """A fault server's script that enforces the limits of a `Server`; a request is charged its longest output.
+
+    `changes` are pairs of seconds since the first call and a new limit of requests. A server that does not
+    name the wait says nothing at all of limits in a refusal.
+    """
+
+    def __init__(self, server, *, changes=(), names_wait=True):
+        self._server, self._changes, self._names_wait = server, list(changes), names_wait
+        self._guard = threading.Lock()
+        self._began = None
+        self.passed, self.refused = [], []
+
+    def __call__(self, arrival: Arrival) -> Behaviour:
+        with self._guard:
+            if arrival.path == FIGURES:
+                return answer(200, body=orjson.dumps(self.figures()), executed=False)
+            return self._admit(arrival) if arrival.paid else ok()
+
+    def figures(self):
+        """Arrivals that passed and that were refused, in seconds since the first."""
+        began = self._began or 0.0
+        return {"passed": [at - began for at in self.passed], "refused": [at - began for at in self.refused]}
+
+    def _admit(self, arrival):
+        now = arrival.time
+        if self._began is None:
+            self._began = now
+        while self._changes and now - self._began >= self._changes[0][0]:
+            self._server.change(self._changes.pop(0)[1])
+        wait, limits = self._server.ask(now, (arrival.parsed or {}).get("max_completion_tokens", 0))
+        if wait <= 0:
+            self.passed.append(now)
+            return ok().with_headers(*limits.items())
+        self.refused.append(now)
+        words, named = "Rate limit reached.", {}
+        if self._names_wait:
+            words += f" Please try again in {math.ceil(wait * 1000)}ms."
+            named = {"retry-after": str(math.ceil(wait))}
+        return error(429, "rate_limit_exceeded", words, headers=[*limits.items(), *named.items()])

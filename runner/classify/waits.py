@@ -29,21 +29,29 @@ def retry_wait(
 ) -> float | None:
     """Seconds that the server asks us to wait, None where it names no time ahead.
 
-    Of Retry-After and the message ("Please try again in 6m0s") the longer counts; where neither says, the
+    Of retry-after-ms and the message ("Please try again in 174ms") the longer counts, and Retry-After too,
+    unless it is the same time in the whole seconds that this header is made of. Where none of them says, the
     x-ratelimit-reset headers of what is used up do, if `resets`. Header names are lower case, `now` is an
     aware time. Any text is taken, none raises, and nothing is clamped.
     """
-    asked = [_after(headers, now), _in_words(message)]
-    known = [wait for wait in asked if wait is not None]
-    if known:
-        return max(known)
-    return _until_reset(headers) if resets else None
+    exact = _longest(_milliseconds(headers), _in_words(message))
+    coarse = _after(headers, now)
+    if exact is not None and coarse is not None and coarse.is_integer() and coarse - 1 <= exact <= coarse:
+        return exact
+    known = _longest(exact, coarse)
+    return _until_reset(headers) if known is None and resets else known
+
+
+def _longest(*waits: float | None) -> float | None:
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _milliseconds(headers: Mapping[str, str]) -> float | None:
+    wait = _number(headers.get("retry-after-ms", ""))
+    return wait / 1000 if wait else None
 
 
 def _after(headers: Mapping[str, str], now: datetime) -> float | None:
-    in_ms = _number(headers.get("retry-after-ms", ""))
-    if in_ms is not None:
-        return in_ms / 1000 or None
     text = headers.get("retry-after", "").strip()
     if not text:
         return None

@@ -4,20 +4,25 @@
                                 └─▶ SILENT  ten calls a second or a round trip, doubling each second until refused
 
 A refusal cuts to what was not refused of the last second's calls, and a little below; each second without one
-lets a little more through, and that faster and faster. Where limits are told they are the most; a SILENT
-server is tried beyond. Ceilings of the job file hold in any case.
+lets a little more through, and that faster and faster. Where limits are told they are the most, and a few
+refusals once in a while, of calls that straddled two of the server's slices, cut nothing; a SILENT server is
+tried beyond. After a storm calls go by ones and twos. Ceilings of the job file hold in any case.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping
 
+from runner.limiter.announced import Announced
 from runner.limiter.flow import SLICE, Flow
-from runner.limiter.headers import DAY, MINUTE, QUANTITIES, Told, told
+from runner.limiter.headers import MINUTE
+from runner.limiter.load import BUSY, Load
+from runner.limiter.reopening import Reopening
 from runner.limiter.volley import Volley
 
-__all__ = ["Limiter"]
+__all__ = ["Limiter", "Load"]
 
 FIRST_RATE = 10.0
 SHORT_PAUSE = 2.0
@@ -28,6 +33,13 @@ FAST_GROWTH = 1.0
 ACCELERATION = 1.25
 """What is let through grows by so much a second, from slow to fast by the factor a second."""
 
+TOLERATED = 0.2
+CALM = 10.0
+"""The part of a volley that may be refused, once in so many seconds, before what is told is doubted."""
+
+REMEMBERED = 4_096
+"""How many of the newest calls' starts are known."""
+
 SLOWED = 3.0
 """A silent server that answers so many times slower than it did gets no more."""
 
@@ -35,6 +47,13 @@ RAMP_ABOVE = 1_000_000 / 60.0
 RAMP = 1.5
 RAMP_SECONDS = 900.0
 """After a slow_down: at most 50 % more in 15 minutes above a million tokens a minute (the API's own rule)."""
+
+BYTES_IN_FLIGHT = 64 * 2**20
+"""Bytes that calls in flight may be expected to hold, requests and answers together."""
+
+JOINING = 2.05
+"""Seconds that a run goes by its probe alone where others share its limits: in one they hear of it, and after one
+more what they started before is out of the slice."""
 
 
 class Limiter:
@@ -49,60 +68,85 @@ class Limiter:
         self._asked = {"requests": _per_second(requests), "tokens": _per_second(tokens)}
         self._requests = Flow(whole=True)
         self._tokens = Flow()
-        self._limits: dict[str, Told] = {}
-        self._heard: dict[str, str] = {}
-        self._exhausted: dict[str, float] = {}
-        self._runs = 1
+        self._announced = Announced()
+        self._reopening = Reopening()
+        self._runs = self._runs_heard = 1
+        self._joined_at = -math.inf
         self._silent: float | None = None
         self._share = 1.0
         self._growth = FAST_GROWTH
-        self._grown_at = -math.inf
-        self._refused_at = self._changed_at = -math.inf
+        self._grown_at = self._refused_at = -math.inf
         self._started_then = 0
         self._ramping = False
         self._paused_until = -math.inf
         self._started = 0
+        self._starts: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._answered = 0
         self._latency = self._least_latency = 0.0
-        self._size = 0.0
+        self._tokens_each = self._bytes_each = 0.0
         self._charge = 1.0
         self._volley = Volley(answered_since=True)
         self._bound, self._bound_at = "latency", -math.inf
+        self._busy = 0.0
         self._apply()
 
     @property
     def window(self) -> int:
         """How many calls may be in flight: one, the probe, until the first answer; then what the rates and the
-        latency fill, twice, for calls leave in volleys and some take longer than most."""
+        latency fill, twice, for calls leave in volleys and some take longer than most; and what memory holds."""
         if not self._answered:
             return 1
+        most = self._most
         rate = self._rate()
         if rate is None:
-            return self._ceiling
+            return most
         # A silent server that only queues what it cannot do grows slow: it gets what filled it when it was not.
         latency = self._latency if self._silent is None else self._least_latency
-        return int(min(self._ceiling, 4 + 2 * rate * max(SLICE, latency)))
+        return int(min(most, 4 + 2 * rate * max(SLICE, latency)))
 
     @property
     def is_told(self) -> bool:
         """Whether the server speaks of a limit a minute."""
-        return any(limit.window == MINUTE for limit in self._limits.values())
+        return self._announced.is_told
+
+    @property
+    def tokens_a_minute(self) -> float:
+        """How many tokens may start in a minute, by the calls' own count; infinite as far as is known."""
+        rate = self._tokens.rate
+        return math.inf if rate is None else rate * MINUTE / self._charge
 
     def bound_by(self, now: float) -> str:
-        """What keeps the run from being faster: requests, tokens, latency or concurrency (the ceiling)."""
+        """What keeps the run from being faster: requests, tokens, cpu (the client's own), latency, or
+        concurrency (the ceiling, or the memory that the answers in flight take)."""
         if now - self._bound_at <= 2 * SLICE:
             return self._bound
-        return "concurrency" if self.window >= self._ceiling else "latency"
+        if self._busy >= BUSY:
+            return "cpu"
+        return "concurrency" if self.window >= self._most else "latency"
 
-    def shared_by(self, runs: int) -> None:
-        """So many runs share the account's limits, this one included: each takes its part."""
-        self._runs = max(1, runs)
+    def busy(self, share: float) -> None:
+        """The client's process has used that part of one core of late; see `Load`."""
+        self._busy = share
+
+    def shared_by(self, runs: int, now: float | None = None) -> None:
+        """So many runs share the account's limits, this one included: each takes its part.
+
+        To be told each second. That there are fewer counts once it is heard twice, for the calls of one that
+        has just ended are in the server's slice still. `now` is given before the first call: where others
+        share the limits, all but the probe wait until they have heard of this run.
+        """
+        runs = max(1, runs)
+        if now is not None and runs > 1 and not self._started:
+            self._joined_at = now
+        self._runs, self._runs_heard = max(runs, self._runs_heard), runs
+        if self._runs > 1:
+            # Several who each round up would exceed the limit together.
+            self._requests.strict = True
         self._apply()
 
     def exhausted_until(self, now: float) -> float | None:
         """When a day's limit that is used up is there again, None if none is; a time of the same clock."""
-        until = max(self._exhausted.values(), default=now)
-        return until if until > now else None
+        return self._announced.exhausted_until(now)
 
     def wait(self, now: float, tokens: float) -> float:
         """Seconds until a call of so many tokens, its longest output included, may start; 0 if it may now."""
@@ -111,25 +155,42 @@ class Limiter:
         longest = max(calls, worth)
         if longest > 0:
             self._bound, self._bound_at = "requests" if calls >= worth else "tokens", now + longest
-        return max(longest, self._paused_until - now, 0.0)
+        joining = self._joined_at + JOINING - now if self._started else 0.0
+        return max(longest, self._paused_until - now, self._reopening.wait(now), joining, 0.0)
 
     def start(self, now: float, tokens: float) -> int:
         """A call starts; the ticket it starts under."""
         self._requests.start(now, 1)
         self._tokens.start(now, tokens * self._charge)
-        self._size = tokens if not self._size else self._size + 0.05 * (tokens - self._size)
+        self._reopening.start(now)
+        self._tokens_each = _drawn(self._tokens_each, tokens, 0.05)
         self._started += 1
+        self._starts.append((now, tokens))
         return self._started
 
-    def answered(self, now: float, ticket: int, headers: Mapping[str, str], latency: float) -> None:
-        """A server that does its work answered a call after `latency` seconds."""
+    def answered(
+        self,
+        now: float,
+        ticket: int,
+        headers: Mapping[str, str],
+        latency: float,
+        *,
+        size: int = 0,
+        tokens: float | None = None,
+    ) -> None:
+        """A server that does its work answered a call after `latency` seconds. `size` is the bytes of request
+        and answer together, 0 if nobody counted; `tokens` what the call would be taken for if it started now,
+        where more is known than when it did."""
         self._listen(now, headers)
         self._latency = latency if not self._answered else self._latency + 0.1 * (latency - self._latency)
         self._least_latency = min(self._latency, self._least_latency or self._latency)
+        if size:
+            self._bytes_each = _drawn(self._bytes_each, size, 0.1)
         if not self._answered:
-            self._learn_charge()
+            self._learn_charge(tokens or self._tokens_each)
             self._grown_at = now
         self._answered += 1
+        self._reopening.answered(ticket, min(self.window, self._requests.room))
         self._volley.answered_since = True
         if not self.is_told and self._silent is None:
             self._silent = FIRST_RATE / min(1.0, max(latency, 1e-4))
@@ -144,16 +205,19 @@ class Limiter:
         *,
         slow_down: bool = False,
     ) -> bool:
-        """A call was refused for speed, `wait` seconds asked for. True if one prober should go before the others.
+        """A call was refused for speed, `wait` seconds asked for. True if one prober should go before the others,
+        which follow by ones and twos.
 
         False where the pause is short and the server lets most calls pass: then `wait()` holds them that long.
         """
         self._listen(now, headers, whole=True)
-        pause = SLICE if wait is None else wait
-        if now - self._changed_at < 2 * SLICE and not self._ramping:
+        # Where the server names no time, the slice in which it refused is over a second after the call left.
+        pause = min(SLICE, self._start_of(ticket)[0] + SLICE - now) if wait is None else wait
+        if now - self._announced.changed_at < 2 * SLICE and not self._ramping:
             # What is refused was sent under another limit than the one just told.
             self._volley.last = self._started
         elif self._count(now, ticket, slow_down=slow_down):
+            self._reopening.close(now, self._started + 1)
             return True
         if not self._answered or pause > SHORT_PAUSE:
             return True
@@ -162,32 +226,42 @@ class Limiter:
 
     def _count(self, now: float, ticket: int, *, slow_down: bool) -> bool:
         """Cut by one refusal more; True if most of its volley was refused, or all since the last one."""
+        if ticket > self._volley.last:
+            self._begin_volley(now, slow_down=slow_down)
         volley = self._volley
-        if ticket > volley.last:
-            self._volley = volley = Volley(
-                last=self._started,
-                size=max(1.0, self._requests.used(now)),
-                fill=max(self._requests.fill(now), self._tokens.fill(now)),
-                share=self._share,
-                silent=self._silent,
-                in_vain=not volley.answered_since,
-            )
-            # After a long time without a refusal, one of a told limit is likely to be a mishap.
-            clean = 0.0 if self._silent is not None else SLOW_GROWTH / 3 * (now - self._refused_at)
-            self._growth = min(MISHAP_GROWTH, max(SLOW_GROWTH, clean))
-            self._refused_at = self._grown_at = now
-            self._started_then = self._started
-            if volley.fill > 0.5:
-                self._requests.keep_strictly()
-                self._tokens.keep_strictly()
-            self._ramping |= slow_down and self._is_large()
         volley.refused += 1
+        if volley.is_tolerated:
+            # It did not pass, so that its room is still there; else a single one would cost a slice at the end.
+            self._requests.give_back(1)
+            self._tokens.give_back(self._start_of(ticket)[1] * self._charge)
         if volley.silent is None:
             self._share = volley.share_left()
         else:
             self._silent = volley.silent_left()
         self._apply()
         return volley.in_vain or volley.is_mostly_refused
+
+    def _begin_volley(self, now: float, *, slow_down: bool) -> None:
+        """The first refusal of calls that were all sent under what is allowed now."""
+        clean = now - self._refused_at
+        self._volley = Volley(
+            last=self._started,
+            size=max(1.0, self._requests.used(now)),
+            fill=max(self._requests.fill(now), self._tokens.fill(now)),
+            share=self._share,
+            silent=self._silent,
+            in_vain=not self._volley.answered_since,
+            tolerated=TOLERATED if self._follows_headers and clean > CALM else 0.0,
+        )
+        # After a long time without a refusal, one of a told limit is likely to be a mishap.
+        hoped = 0.0 if self._silent is not None else SLOW_GROWTH / 3 * clean
+        self._growth = min(MISHAP_GROWTH, max(SLOW_GROWTH, hoped))
+        self._refused_at = self._grown_at = now
+        self._started_then = self._started
+        if self._volley.fill > 0.5:
+            self._requests.keep_strictly()
+            self._tokens.keep_strictly()
+        self._ramping |= slow_down and self._is_large()
 
     def _grow(self, now: float) -> None:
         passed = now - self._grown_at
@@ -206,64 +280,54 @@ class Limiter:
             self._silent *= factor
         self._apply()
 
+    @property
+    def _most(self) -> int:
+        """The calls in flight that the ceiling and the memory allow."""
+        return max(1, int(min(self._ceiling, BYTES_IN_FLIGHT / max(1.0, self._bytes_each))))
+
+    @property
+    def _follows_headers(self) -> bool:
+        """Whether it is what the server tells, and no ceiling of the job's, that holds calls back."""
+        told = self._announced.rates
+        asked = self._asked.items()
+        return bool(told) and all(most is None or told.get(name, math.inf) < most for name, most in asked)
+
     def _rate(self) -> float | None:
         """Calls a second that may start, by the tokens of those that did."""
         by_tokens = self._tokens.rate
         if by_tokens is not None:
-            by_tokens = by_tokens / (self._size * self._charge) if self._size else None
+            each = self._tokens_each * self._charge
+            by_tokens = by_tokens / each if each else None
         return _least(self._requests.rate, by_tokens)
 
     def _is_large(self) -> bool:
         """Whether what may start comes to more than a million tokens a minute."""
-        return (self._rate() or 0.0) * self._size * self._charge > RAMP_ABOVE
+        return (self._rate() or 0.0) * self._tokens_each * self._charge > RAMP_ABOVE
+
+    def _start_of(self, ticket: int) -> tuple[float, float]:
+        """When a call started, and its tokens; the earliest that is known, if that is too long ago."""
+        place = ticket - self._started - 1
+        return self._starts[max(place, -len(self._starts))] if self._starts else (-math.inf, 0.0)
 
     def _listen(self, now: float, headers: Mapping[str, str], *, whole: bool = False) -> None:
-        """Take in what headers say. A minute's limit that is known already is read again only if asked for
-        `whole`, for this is done with each answer."""
-        changed = False
-        for name in QUANTITIES:
-            text = headers.get(f"x-ratelimit-limit-{name}")
-            known = self._limits.get(name)
-            settled = known is not None and known.window == MINUTE and self._heard[name] == text
-            if text is None or (settled and not whole):
-                continue
-            found = told(headers, name)
-            if found is None:
-                continue
-            same = known is not None and known.limit == found.limit
-            window = found.window or (known.window if same and known is not None else None) or MINUTE
-            self._limits[name] = Told(found.limit, found.remaining, found.reset, window)
-            # As long as nothing tells a minute from a day, look again.
-            self._heard[name] = text if found.window else ""
-            if window == DAY and found.remaining == 0 and found.reset:
-                self._exhausted[name] = now + found.reset
-            else:
-                self._exhausted.pop(name, None)
-            if known is not None and not same:
-                self._changed_at = now
-            changed |= known is None or not same or known.window != window
-        if changed:
+        if self._announced.listen(now, headers, whole=whole):
             if self.is_told:
                 self._silent = None
             self._apply()
 
-    def _learn_charge(self) -> None:
+    def _learn_charge(self, tokens: float) -> None:
         """The probe was alone: what is missing from the limit is what it was charged."""
-        limit = self._limits.get("tokens")
-        if limit is None or limit.remaining is None or not self._size:
+        missing = self._announced.missing("tokens")
+        if missing is None or not tokens:
             return
-        ratio = (limit.limit - limit.remaining) / self._size
+        ratio = missing / tokens
         # Beyond that, others use the account too.
         if self._started == 1 and 0.25 <= ratio <= 4.0:
             self._charge = ratio
 
     def _apply(self) -> None:
         part = self._share / self._runs
-        rates = {
-            name: limit.limit / MINUTE * part
-            for name, limit in self._limits.items()
-            if limit.window == MINUTE
-        }
+        rates = {name: rate * part for name, rate in self._announced.rates.items()}
         self._requests.set_rate(_least(self._asked["requests"], rates.get("requests"), self._silent))
         self._tokens.set_rate(_least(self._asked["tokens"], rates.get("tokens"), rates.get("project-tokens")))
 
@@ -274,3 +338,8 @@ def _per_second(per_minute: int | None) -> float | None:
 
 def _least(*rates: float | None) -> float | None:
     return min((rate for rate in rates if rate is not None), default=None)
+
+
+def _drawn(mean: float, value: float, weight: float) -> float:
+    """A running mean, drawn a little towards one more value; the first is taken as it is."""
+    return mean + weight * (value - mean) if mean else value

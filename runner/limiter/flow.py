@@ -13,9 +13,12 @@ from collections import deque
 SLICE = 1.0
 """Seconds over which servers count."""
 
-GUARD = 0.005
-MOST_GUARD = 0.04
-"""Seconds added to each slice, for calls do not take equally long to arrive; more after refusals."""
+GUARD = 0.001
+"""Seconds added to each slice, for timers are not exact."""
+
+HOP = 0.05
+"""Seconds that everything is put off by once after a refusal: calls do not take equally long to arrive, and a
+volley that leaves just when a slice of the server's ends would have a part refused in every slice."""
 
 _START_OF_A_CALL = 0.05
 """The part of a slice that must be free for an amount to start where servers let it overshoot."""
@@ -31,11 +34,10 @@ class Flow:
     in 1.08 seconds. Strict, for servers that cut slices exactly, it is 8 in one second.
     """
 
-    __slots__ = ("_guard", "_log", "_room", "_span", "_sum", "_whole", "rate", "strict")
+    __slots__ = ("_log", "_room", "_span", "_sum", "_whole", "rate", "strict")
 
     def __init__(self, rate: float | None = None, *, whole: bool = False, strict: bool = False) -> None:
         self._whole = whole
-        self._guard = GUARD
         self._log: deque[tuple[float, float]] = deque()
         self._sum = 0.0
         self.strict = strict
@@ -44,7 +46,7 @@ class Flow:
     def set_rate(self, rate: float | None) -> None:
         """Follow another rate, a second, from now on; what has started in the last second counts against it."""
         self.rate = rate
-        self._room, self._span = math.inf, SLICE + self._guard
+        self._room, self._span = math.inf, SLICE + GUARD
         if rate is None:
             return
         self._room = rate * SLICE
@@ -53,10 +55,15 @@ class Flow:
             self._room = float(max(1, calls))
             self._span = max(self._span, self._room / rate)
 
+    @property
+    def room(self) -> float:
+        """How much may start within a slice; infinite without a limit."""
+        return self._room
+
     def keep_strictly(self) -> None:
-        """The server refused: keep to whole slices from now on, and a little further apart."""
+        """The server refused: keep to whole slices from now on, and away from where they end."""
         self.strict = True
-        self._guard = min(MOST_GUARD, 2 * self._guard)
+        self._log = deque((at + HOP, amount) for at, amount in self._log)
         self.set_rate(self.rate)
 
     def wait(self, now: float, amount: float) -> float:
@@ -89,6 +96,17 @@ class Flow:
             self._enter(at + self._span, min(left, over))
             over -= left
             place += 1
+
+    def give_back(self, amount: float) -> None:
+        """So much of what started last does not count: it was refused."""
+        log, left = self._log, amount
+        while left > 0 and log:
+            at, started = log.pop()
+            self._sum -= started
+            if started > left:
+                log.append((at, started - left))
+                self._sum += started - left
+            left -= started
 
     def used(self, now: float) -> float:
         """What has started within the last slice, debts included."""

@@ -27,6 +27,9 @@ class Volley:
     in_vain: bool = False
     """Nothing was answered since the volley before."""
 
+    tolerated: float = 0.0
+    """The part of them that may be refused without a cut: they may just have straddled two slices."""
+
     refused: int = 0
     answered_since: bool = False
 
@@ -35,8 +38,15 @@ class Volley:
         """Whether the server refused more than it let pass, as far as is known."""
         return 2 * self.refused > self.size
 
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether so few were refused that nothing follows from it."""
+        return self.refused <= self.tolerated * self.size
+
     def share_left(self) -> float:
         """The share of what is told that may start from now on."""
+        if self.is_tolerated:
+            return self.share
         kept = self._kept() if self.size < FEW else self._kept() * self.fill
         return max(SLOWEST_SHARE, self.share * kept)
 

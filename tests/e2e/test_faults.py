@@ -337,7 +337,7 @@ def test_no_form_of_retry_after_breaks_the_run(
     server.script = slowed(first_time(faults), 0.01)
     ended = cli("run", requests_file(60), "-o", "out.jsonl")
     assert ended.code == 0, ended.err
-    assert ended.seconds < 20
+    assert ended.seconds < 45
     assert server.ledger.calls() <= 60 + len(nonsense)
     assert summary_of(tmp_path / "out.jsonl")["rate_limited"] == len(nonsense)
 

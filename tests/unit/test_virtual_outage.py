@@ -138,9 +138,9 @@ def between(start: float, end: float, reply: Reply) -> Weather:
     return lambda now, _text: reply if start <= now < end else None
 
 
-def share(weather: Weather, part: float) -> Weather:
+def share(weather: Weather, part: float, *, seed: int = 7) -> Weather:
     """The same weather, but only for a part of the calls, by lot."""
-    lots = random.Random(7)
+    lots = random.Random(seed)
     return lambda now, text: weather(now, text) if lots.random() < part else None
 
 
@@ -178,11 +178,16 @@ def test_ten_minutes_of_outage_fail_no_row_and_waste_few_calls(
 
 
 @pytest.mark.parametrize("headers", [{}, {"retry_after": "20"}], ids=["no word", "Retry-After"])
-def test_a_quarter_of_an_hour_of_mostly_429(run_against: Any, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(("in_flight", "rows"), [(1, 1_200), (8, 2_000), (64, 2_000), (500, 3_000)])
+def test_a_quarter_of_an_hour_of_mostly_429(
+    run_against: Any, headers: dict[str, str], in_flight: int, rows: int
+) -> None:
     limited = refusal(429, "rate_limit_exceeded", "Rate limit reached", **headers)
-    scene, api = run_against(2_400, share(between(10, 910, limited), 0.9))
+    scene, api = run_against(
+        rows, share(between(10, 910, limited), 0.9, seed=in_flight), concurrency=in_flight, seed=in_flight
+    )
 
-    assert_all_answered_once(scene, api, 2_400)
+    assert_all_answered_once(scene, api, rows)
     assert api.wasted < 0.05 * api.replies.total()
     assert scene.query("SELECT max(attempts) FROM task") == [(1,)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ class Account:
     """All that the network needs to know: where to ask, and with which credentials.
 
     `api_key` and `ad_token` are never shown by repr. `headers` are the user's own, sent with every call.
+    `credential` gives a key or token that is good for the next call, where none is good for a whole run.
     """
 
     provider: str
@@ -31,6 +32,7 @@ class Account:
     api_version: str | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     ad_token: str | None = field(default=None, repr=False)
+    credential: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
 
     @property
     def address(self) -> Address:
@@ -55,7 +57,8 @@ class Account:
     @property
     def has_key(self) -> bool:
         """Whether any credential goes out with a call, be it by the user's own header."""
-        return bool(self.api_key or self.ad_token) or any(n.lower() in _CREDENTIALS for n in self.headers)
+        given = self.api_key or self.ad_token or self.credential
+        return bool(given) or any(n.lower() in _CREDENTIALS for n in self.headers)
 
 
 def account_from(

@@ -6,8 +6,10 @@ Importing this costs nothing of `openai`: it comes with the first call of `contr
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -72,13 +74,22 @@ def wire(account: Account) -> Wire:
     )
 
 
-def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
+def signing(account: Account, carrier: httpx2.AsyncBaseTransport) -> openai.AsyncOpenAI:
+    """The SDK's client for calls that it makes and signs, and that `carrier` carries."""
+    return _client(account, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), carrier)
+
+
+def _client(
+    account: Account, tls: ssl.SSLContext, carrier: httpx2.AsyncBaseTransport | None = None
+) -> openai.AsyncOpenAI:
+    _import_sdk()
     import openai
 
     timeout = openai.Timeout(600.0, connect=10.0)
     http_client = openai.DefaultAsyncHttpxClient(
         verify=tls,
-        proxy=proxy_for(account.base_url),
+        proxy=proxy_for(account.base_url) if carrier is None else None,
+        transport=carrier,
         trust_env=False,
         follow_redirects=False,
         timeout=timeout,
@@ -91,14 +102,14 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
         headers["OpenAI-Organization"] = openai.omit
     if account.project is None and "openai-project" not in own:
         headers["OpenAI-Project"] = openai.omit
-    key = account.api_key or _NO_KEY
     default_headers = cast("dict[str, str]", headers)
     if account.api_version is not None:
         return openai.AsyncAzureOpenAI(
             base_url=account.base_url,
             api_version=account.api_version,
-            api_key=None if account.ad_token else key,
-            azure_ad_token=account.ad_token,
+            api_key=None if account.ad_token or account.credential else account.api_key or _NO_KEY,
+            azure_ad_token=None if account.credential else account.ad_token,
+            azure_ad_token_provider=account.credential,
             default_headers=default_headers,
             http_client=http_client,
             timeout=timeout,
@@ -106,7 +117,7 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
         )
     return openai.AsyncOpenAI(
         base_url=account.base_url,
-        api_key=account.ad_token or key,
+        api_key=account.credential or account.ad_token or account.api_key or _NO_KEY,
         organization=account.organization,
         project=account.project,
         default_headers=default_headers,
@@ -114,6 +125,18 @@ def _client(account: Account, tls: ssl.SSLContext) -> openai.AsyncOpenAI:
         timeout=timeout,
         max_retries=0,
     )
+
+
+def _import_sdk() -> None:
+    """Import the SDK while the garbage collector rests: of its thousands of types none is garbage."""
+    if "openai" in sys.modules or not gc.isenabled():
+        return
+    gc.disable()
+    try:
+        import openai  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def _without_no_key(request: httpx2.Request) -> None:

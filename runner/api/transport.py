@@ -7,59 +7,31 @@ byte of the request may have left (`sent`), and whether the answer came whole.
 from __future__ import annotations
 
 import asyncio
-import resource
+import errno
 import time
-from functools import lru_cache
-from types import MappingProxyType, TracebackType
+from functools import lru_cache, partial
+from types import TracebackType
 from typing import Self
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from yarl import URL
-
+from runner.api.connection import Connection, Ending
+from runner.api.deadlines import Deadlines
+from runner.api.descriptors import affordable, allow_connections
+from runner.api.dialing import Dialer
 from runner.api.inflate import BrokenBodyError, inflated
 from runner.api.origin import parse
-from runner.api.route import proxy_for, proxy_name, tls_context
+from runner.api.pool import Pool
+from runner.api.proxy import ProxyRefusedError, proxy_at
+from runner.api.request_head import head_for
+from runner.api.route import proxy_for
 from runner.api.wire import Wire
-from runner.errors import BadConfiguration
 from runner.model import Reply
 
-# uvicorn and Node close an idle connection after 5 s; whoever writes into that moment has an ambiguous call.
-_KEEPALIVE = 4.0
-_HEADER_BYTES = 64 * 2**10
-_STALE = "the kept connection had ended or gone out of step, and nothing was sent"
-_FILES_BESIDE_CONNECTIONS = 40
-_OURS = MappingProxyType({"accept-encoding": "gzip, deflate", "content-type": "application/json"})
+__all__ = ["Transport", "affordable"]
 
-
-class _Request(aiohttp.Payload):
-    """A request body that knows whether any byte of its request may have left.
-
-    aiohttp holds the headers back until the body's first write, so that before it nothing has left.
-    """
-
-    _value: bytes
-
-    def __init__(self, body: bytes) -> None:
-        super().__init__(body, content_type="application/json")
-        self.begun = False
-
-    @property
-    def size(self) -> int:
-        return len(self._value)
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self._value.decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        transport = writer.transport
-        # aiohttp marks a kept connection so when an answer lies in it that nobody asked for: it would become
-        # the answer to this request, and one row would get what belongs to another.
-        desynchronised = getattr(getattr(writer, "protocol", None), "should_close", False)
-        if transport is None or transport.is_closing() or desynchronised:
-            raise aiohttp.ClientConnectionResetError(_STALE)
-        self.begun = True
-        await writer.write(self._value)
+# Thousands of handshakes at once would all be late; so many at once are done in a second.
+_DIALS = 512
+_NO_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+_FILES_SECONDS = 0.05
 
 
 class Transport:
@@ -67,7 +39,8 @@ class Transport:
 
     `deadline` bounds a call from send to last byte, `connect_timeout` its way to a connection (name, TCP,
     proxy, TLS), both in seconds; `max_body` the bytes of an answer, packed or unpacked. `concurrency` is the
-    most calls that will be in flight; no call waits here for another.
+    most calls that will be in flight; no call waits here for another, except for its turn to make a
+    connection, where hundreds are being made, or for an open file, where the system has none left.
     Raises BadConfiguration where the system does not allow so many connections.
     """
 
@@ -80,42 +53,37 @@ class Transport:
         connect_timeout: float = 10.0,
         max_body: int = 256 * 2**20,
     ) -> None:
-        self._wire = wire
+        proxy = proxy_for(wire.base_url)
         self._concurrency = concurrency
         self._deadline = deadline
         self._connect_timeout = connect_timeout
         self._max_body = max_body
-        self._host = parse(wire.base_url).origin
-        self._proxy = proxy_for(wire.base_url)
-        self._url = lru_cache(maxsize=1024)(lambda path, model: URL(wire.url(path, model), encoded=True))
-        self._session: aiohttp.ClientSession | None = None
+        self._address = parse(wire.base_url)
+        self._host = self._address.origin
+        self.proxy = None if proxy is None else proxy_at(proxy)
+        self._head = lru_cache(maxsize=1024)(partial(head_for, wire, self.proxy))
+        self._names: dict[bytes, str] = {}
 
     async def __aenter__(self) -> Self:
-        _allow_connections(self._concurrency)
-        headers = {n: text for n, text in self._wire.headers.items() if n.lower() not in _OURS}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE, ssl=tls_context(self._wire.base_url)
-            ),
-            headers=headers | dict(_OURS),
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # The proxy is found once, in `route`. aiohttp's own way asks anew for each call, in a thread, and
-            # would send what ~/.netrc says beside the key.
-            trust_env=False,
-            proxy=self._proxy,
-            auto_decompress=False,
-            max_line_size=_HEADER_BYTES,
-            max_field_size=_HEADER_BYTES,
+        allow_connections(self._concurrency)
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
+        self._pool = Pool(time.monotonic)
+        self._dialer = Dialer(
+            self._address,
+            self.proxy,
+            make=partial(Connection, self._max_body, self._names, self._pool.live),
+            clock=time.monotonic,
         )
+        self._dials = asyncio.Semaphore(_DIALS)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        self._deadlines.close()
+        await self._dialer.close()
+        await self._pool.close()
 
     async def send(self, path: str, model: str | None, body: bytes) -> Reply:
         """POSTs a body to an endpoint's path and gives back what came; faults of the network are Replies too.
@@ -124,125 +92,91 @@ class Transport:
         part of it came; `detail` names the HTTP status then, `headers` and `body` hold what there is.
         Raises ValueError for a path that is no endpoint's. Only cancellation interrupts it.
         """
-        assert self._session is not None, "use it as `async with Transport(...)`"
-        url = self._url(path, model)
-        request = _Request(body)
-        response: aiohttp.ClientResponse | None = None
-        chunks: list[bytes] = []
-        started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._deadline):
-                response = await self._session.post(url, data=request, allow_redirects=False)
-                if not request.begun:
-                    raise aiohttp.ClientConnectionResetError(_STALE)
-                await self._read(response, chunks)
-            headers = _plain(response)
-            content = inflated(b"".join(chunks), headers.get("content-encoding", ""), self._max_body)
-            return Reply(response.status, headers, content, elapsed=time.monotonic() - started)
-        except (aiohttp.ClientError, OSError, BrokenBodyError) as error:
-            elapsed = time.monotonic() - started
-            if not request.begun:
-                detail = self._not_sent(error)
-                return Reply(None, fault="connect", detail=detail, sent=False, elapsed=elapsed)
-            if response is not None:
-                return self._not_whole(error, response, b"".join(chunks), elapsed)
-            fault, detail = self._unanswered(error)
-            return Reply(None, fault=fault, detail=detail, elapsed=elapsed)
-        finally:
-            # After a whole answer the connection is back in the pool already, and this changes nothing.
-            if response is not None:
-                response.close()
+        return await self.post(self._head(path, model), body)
 
-    async def _read(self, response: aiohttp.ClientResponse, chunks: list[bytes]) -> None:
-        announced = response.content_length or 0
-        size = 0
-        while announced <= self._max_body:
-            chunk = await response.content.readany()
-            if not chunk:
-                return
-            chunks.append(chunk)
-            size += len(chunk)
-            announced = max(announced, size)
-        chunks.clear()
-        raise BrokenBodyError("too_large", f"the answer is larger than {self._max_body} bytes")
+    async def post(self, head: bytes, body: bytes, *, since: float | None = None) -> Reply:
+        """As `send`, for a head that is built already, up to the value of Content-Length.
+
+        `since` is when the call began by the monotonic clock, if that was not now.
+        """
+        started = time.monotonic() if since is None else since
+        waiter: asyncio.Future[Ending | None] = self._loop.create_future()
+        connection = self._pool.take(started)
+        self._deadlines.add(waiter, started + self._deadline)
+        try:
+            if connection is None:
+                connection = await self._connect()
+            connection.ask(waiter, head, body)
+            ending = await waiter
+        except (OSError, ProxyRefusedError) as error:
+            return self._not_sent(error, started)
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.abort()
+            raise
+        finally:
+            self._deadlines.drop(waiter)
+        ended = time.monotonic()
+        status, headers, content = connection.take()
+        if ending is not None:
+            connection.abort()
+            return self._not_whole(ending, status, headers, content, ended - started)
+        self._pool.put(connection, ended)
+        if "content-encoding" in headers:
+            try:
+                content = inflated(content, headers["content-encoding"], self._max_body)
+            except BrokenBodyError as error:
+                return self._unpackable(error, status, headers, content, ended - started)
+        return Reply(status, headers, content, elapsed=ended - started)
+
+    async def _connect(self) -> Connection:
+        async with asyncio.timeout(self._deadline):
+            while True:
+                async with self._dials:
+                    try:
+                        async with asyncio.timeout(self._connect_timeout):
+                            return await self._dialer.dial()
+                    except OSError as error:
+                        if error.errno not in _NO_FILES:
+                            raise
+                # The other calls hold all files that the system allows: wait for one of theirs.
+                await asyncio.sleep(_FILES_SECONDS)
+                connection = self._pool.take(time.monotonic())
+                if connection is not None:
+                    return connection
+
+    def _not_sent(self, error: OSError | ProxyRefusedError, started: float) -> Reply:
+        detail = self._dialer.explain(error, min(self._connect_timeout, self._deadline))
+        elapsed = time.monotonic() - started
+        return Reply(None, fault="connect", detail=detail, sent=False, elapsed=elapsed)
 
     def _not_whole(
-        self, error: Exception, response: aiohttp.ClientResponse, body: bytes, elapsed: float
+        self, ending: Ending, status: int | None, headers: dict[str, str], body: bytes, elapsed: float
     ) -> Reply:
-        if isinstance(error, BrokenBodyError):
-            fault, reason = error.fault, error.detail
-        elif isinstance(error, TimeoutError):
-            fault, reason = (
-                "timeout",
-                f"only {len(body)} bytes of the answer came within {self._deadline:g} s",
-            )
-        else:
-            name = type(error).__name__
-            fault, reason = "cut", f"the connection ended after {len(body)} bytes of the answer ({name})"
-        detail = f"HTTP {response.status} from {self._host}, but {reason}"
-        return Reply(None, _plain(response), body, fault=fault, detail=detail, elapsed=elapsed)
+        fault, reason = ending
+        told = {
+            "timeout": f"did not answer within {self._deadline:g} s",
+            "reset": f"closed the connection without an answer ({reason})",
+            "protocol": f"gave an answer that is not valid HTTP ({reason})",
+        }
+        if status is None:
+            return Reply(None, fault=fault, detail=f"{self._host} {told[fault]}", elapsed=elapsed)
+        told = {
+            "timeout": f"only {len(body)} bytes of the answer came within {self._deadline:g} s",
+            "cut": f"the connection ended after {len(body)} bytes of the answer ({reason})",
+            "protocol": f"what followed is not valid HTTP ({reason})",
+            "too_large": f"the answer is larger than {self._max_body} bytes",
+        }
+        detail = f"HTTP {status} from {self._host}, but {told[fault]}"
+        return Reply(None, headers, body, fault=fault, detail=detail, elapsed=elapsed)
 
-    def _unanswered(self, error: Exception) -> tuple[str, str]:
-        if isinstance(error, TimeoutError):
-            return "timeout", f"{self._host} did not answer within {self._deadline:g} s"
-        if isinstance(error, aiohttp.ClientResponseError):
-            return "protocol", f"what {self._host} answered is not valid HTTP"
-        return "reset", f"{self._host} closed the connection without an answer ({type(error).__name__})"
-
-    def _not_sent(self, error: Exception) -> str:
-        host = self._host
-        through = (
-            f" through the proxy {proxy_name(self._proxy)} (HTTPS_PROXY, NO_PROXY)" if self._proxy else ""
-        )
-        if isinstance(error, aiohttp.ClientHttpProxyError):
-            return f"{host}: the proxy answered {error.status} to CONNECT{through}"
-        if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError)):
-            cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-            reason = getattr(cause, "verify_message", None) or getattr(cause, "reason", None) or "TLS failed"
-            return (
-                f"{host}: no trusted TLS connection{through}: {reason}. If your network has a certificate "
-                "authority of its own, name its file in SSL_CERT_FILE"
-            )
-        if isinstance(error, TimeoutError):
-            seconds = min(self._connect_timeout, self._deadline)
-            return f"{host}: no connection within {seconds:g} s{through}"
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return f"{host}: the name cannot be resolved{through}: {error.os_error.strerror}"
-        if isinstance(error, aiohttp.ClientOSError) and not isinstance(error, aiohttp.ClientConnectorError):
-            return f"{host}: {_STALE}{through}"
-        reason = getattr(getattr(error, "os_error", error), "strerror", None) or type(error).__name__
-        return f"{host}: no connection{through}: {reason}"
-
-
-def _plain(response: aiohttp.ClientResponse) -> dict[str, str]:
-    headers = {name.lower(): text for name, text in response.headers.items()}
-    headers.pop("set-cookie", None)
-    for name, text in headers.items():
-        if not text.isascii():
-            # aiohttp keeps bytes that are no UTF-8 as lone surrogates, which nothing can store.
-            headers[name] = text.encode("utf-8", "surrogateescape").decode("latin-1")
-    return headers
-
-
-def affordable(count: int) -> int:
-    """How many of `count` calls at once the system's limit of open files has room for, once it is raised."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    if hard == resource.RLIM_INFINITY:
-        return count
-    return max(1, min(count, hard - _FILES_BESIDE_CONNECTIONS))
-
-
-def _allow_connections(count: int) -> None:
-    """Raises the process's soft limit of open files where `count` calls need it (macOS starts at 256)."""
-    needed = count + _FILES_BESIDE_CONNECTIONS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    try:
-        # Beyond the hard limit, or the kernel's own, this is a ValueError or an OSError by platform.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-    except (ValueError, OSError) as error:
-        raise BadConfiguration(
-            f"{count} calls at once need {needed} open files, and the system does not allow so many. "
-            "Lower --concurrency, or raise the limit (ulimit -n)."
-        ) from error
+    def _unpackable(
+        self,
+        error: BrokenBodyError,
+        status: int | None,
+        headers: dict[str, str],
+        body: bytes,
+        elapsed: float,
+    ) -> Reply:
+        detail = f"HTTP {status} from {self._host}, but {error.detail}"
+        return Reply(None, headers, body, fault=error.fault, detail=detail, elapsed=elapsed)

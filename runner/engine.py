@@ -17,7 +17,7 @@ from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
 from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput, LineFault, UsageError
-from runner.export import Outputs, export
+from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.files import MAX_LINE
 from runner.job import Job
 from runner.model import RunState, TaskState
@@ -86,6 +86,7 @@ class Finished:
 
 def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
     """Do what is left of a run, and write its output. A RunnerError says why it ended before its end."""
+    refuse_matrix(start.job, start.output)
     with (
         SeriesLock(path_of(start.store_url), start.identity.digest),
         Store.open(start.store_url) as store,
@@ -99,6 +100,7 @@ def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
         if start.fresh:
             takeup.forget_answers(store, tenure)
         this = _take_up(store, tenure, start, outputs, stop, emit)
+        refuse_other_rows(store, this, start.job, start.output)
         emit(
             {
                 "event": "started",
@@ -236,7 +238,7 @@ def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
         return
     questions = Questions(start.job)
     with store.read() as connection:
-        for line, text in rows.good_records(connection, this.id):
+        for line, text in rows.open_records(connection, this.id):
             question = questions.ask(text)
             demand = question.endpoint.demand(question.request, len(question.body))
             if demand.unbounded is not None:

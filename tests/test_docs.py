@@ -108,10 +108,14 @@ class Reader:
         for name, words in (("runner", "-m runner"), ("python3", "")):
             (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
             (commands / name).chmod(0o755)
+        # The README shows what a plain install gives, without the extra that counts tokens.
+        plain = folder / "plain"
+        plain.mkdir()
+        (plain / "sitecustomize.py").write_text("import sys\nsys.modules['rs_bpe'] = None\n")
         kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
         return kept | {
             "PATH": f"{commands}:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": str(self.copy),
+            "PYTHONPATH": f"{self.copy}:{plain}",
             "XDG_DATA_HOME": str(folder / "data"),
         }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import EXIT_CODES
+from runner.cli import EXIT_CODES, importing
 from runner.cli.account import account_of, check_same_account, identity_of, prices_of
 from runner.cli.options import Size, account_options, handling_options, job_of, store_option, store_url
 from runner.cli.signals import signals
@@ -92,8 +92,9 @@ def start_run(
     again: bool = False,
 ) -> None:
     """Run the engine with the progress that was asked for, and exit with its code."""
-    from runner.cli.progress import JsonLines, reporter
-    from runner.engine import run
+    with importing():
+        from runner.cli.progress import JsonLines, reporter
+        from runner.engine import run
 
     job = replace(job, output=output)
     with reporter(as_json=options["as_json"], quiet=options["quiet"]) as report, signals() as stop:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from runner.cli import printable
+from runner.cli import importing, printable
 from runner.cli.options import store_option, store_url
 
 SHOWN = 20
@@ -21,9 +21,10 @@ def status_command(run_name: str | None, store: str | None, as_json: bool) -> No
 
     RUN is a run's id, a unique beginning of it, or `last`.
     """
-    import orjson
+    with importing():
+        import orjson
 
-    from runner.standing import all_runs, one_run
+        from runner.standing import all_runs, one_run
 
     found: dict[str, Any] | list[dict[str, Any]]
     if run_name is None:

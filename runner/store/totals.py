@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from runner.model import Kind, Sums
-from runner.store.runs import row_id
-from runner.store.schema import LINE_BITS
+from runner.model import Kind, Sums, TaskState
+from runner.store.runs import line_of, span
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """What the attempts of a run came to.
 
-    `requests` left for the server, `retries` are those beyond each task's first, `rate_limited` were refused
-    for speed, `ambiguous` may have been charged without an answer; `at_risk` is their worst case in
-    pico-dollars, None where none of them could be priced.
+    `requests` left for the server, `retries` are those that carried a task again which one before had left
+    without an answer, `rate_limited` were refused for speed, `ambiguous` may have been charged without an
+    answer; `at_risk` is their worst case in pico-dollars, None where none of them could be priced.
     """
 
     requests: int
@@ -28,37 +27,72 @@ class Attempts:
 
 
 def attempts(connection: Connection, run_id: int) -> Attempts:
-    found = connection.exec_driver_sql(
-        "SELECT count(*), count(DISTINCT attempt.task_id),"
-        " coalesce(sum(attempt.kind = 'rate_limited'), 0), coalesce(sum(attempt.outcome = 'ambiguous'), 0),"
-        " sum(CASE WHEN attempt.outcome = 'ambiguous' THEN call.reserved END)"
-        " FROM call JOIN attempt ON attempt.call_id = call.id"
-        " WHERE call.run_id = ? AND attempt.outcome <> 'not_sent'",
+    """What the attempts of a run came to, at the cost of those that were no success: of the others there may
+    be millions."""
+    made, flying = connection.exec_driver_sql(
+        "SELECT (SELECT count(*) FROM call WHERE run_id = ?),"
+        " (SELECT count(DISTINCT call_id) FROM task WHERE run_id = ? AND state = 'in_flight')",
+        (run_id, run_id),
+    ).one()
+    not_sent = _calls(connection, run_id, "outcome = 'not_sent'")[0]
+    limited = _calls(connection, run_id, "outcome <> 'not_sent' AND kind = 'rate_limited'")[0]
+    ambiguous, at_risk = _calls(connection, run_id, "outcome = 'ambiguous'")
+    requests = int(made) - int(flying) - not_sent
+    return Attempts(requests, _calls_again(connection, run_id), limited, ambiguous, at_risk)
+
+
+def _calls(connection: Connection, run_id: int, ended: str) -> tuple[int, int | None]:
+    """How many calls of a run ended so, other than well, and what was reserved for them; None if unknown."""
+    count, reserved = connection.exec_driver_sql(
+        "SELECT count(*), sum(reserved) FROM call WHERE run_id = ? AND id IN"
+        f" (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND {ended})",
         (run_id,),
     ).one()
-    sent, tasks, limited, ambiguous, at_risk = found
-    if not ambiguous:
-        at_risk = 0
-    return Attempts(sent, sent - tasks, limited, ambiguous, at_risk)
+    return int(count), reserved if count else 0
+
+
+def _calls_again(connection: Connection, run_id: int) -> int:
+    """The calls of a run, packed ones among them, that carried a task which an earlier one had failed to get
+    answered."""
+    return int(
+        connection.exec_driver_sql(
+            "WITH missed AS (SELECT call_id, task_id,"
+            " row_number() OVER (PARTITION BY task_id ORDER BY id) AS nth FROM attempt"
+            " WHERE outcome <> 'ok' AND outcome <> 'not_sent'"
+            " AND (SELECT run_id FROM call WHERE call.id = attempt.call_id) = ?)"
+            " SELECT count(*) FROM (SELECT call_id FROM missed WHERE nth > 1"
+            # What came after the last miss was well, unless it is still under way or was never sent.
+            " UNION SELECT task.call_id FROM missed JOIN task ON task.id = missed.task_id"
+            " JOIN call ON call.id = task.call_id WHERE missed.nth = 1 AND task.call_id <> missed.call_id"
+            " AND call.run_id = ? AND task.state <> 'in_flight' AND task.call_id NOT IN"
+            "  (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND outcome = 'not_sent'))",
+            (run_id, run_id),
+        ).scalar_one()
+    )
 
 
 def spent(connection: Connection, run_id: int) -> int:
     """What a run has spent so far in pico-dollars, each ambiguous or unpriced call at its worst case."""
-    known = connection.exec_driver_sql(
+    answered = connection.exec_driver_sql(
+        "SELECT coalesce(sum(coalesce(answer.cost, call.reserved)), 0)"
+        " FROM call JOIN answer ON answer.call_id = call.id WHERE call.run_id = ?",
+        (run_id,),
+    ).scalar_one()
+    refused = connection.exec_driver_sql(
         "SELECT coalesce(sum(coalesce(answer.cost, call.reserved)), 0)"
         " FROM call JOIN answer ON answer.call_id = call.id WHERE call.run_id = ?"
         # A 200 that says that it was refused, for speed or for money, was not executed.
-        " AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.call_id = call.id"
-        f" AND attempt.kind IN ('{Kind.RATE_LIMITED}', '{Kind.OVERLOADED}', '{Kind.NO_MONEY}'))",
+        " AND call.id IN (SELECT call_id FROM attempt WHERE outcome <> 'ok'"
+        f" AND kind IN ('{Kind.RATE_LIMITED}', '{Kind.OVERLOADED}', '{Kind.NO_MONEY}'))",
         (run_id,),
     ).scalar_one()
     risked = connection.exec_driver_sql(
-        "SELECT coalesce(sum(call.reserved), 0) FROM call WHERE call.run_id = ? AND EXISTS"
-        " (SELECT 1 FROM attempt WHERE attempt.call_id = call.id AND attempt.outcome = 'ambiguous')"
+        "SELECT coalesce(sum(reserved), 0) FROM call WHERE run_id = ? AND id IN"
+        " (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND outcome = 'ambiguous')"
         " AND NOT EXISTS (SELECT 1 FROM answer WHERE answer.call_id = call.id)",
         (run_id,),
     ).scalar_one()
-    return int(known) + int(risked)
+    return int(answered) - int(refused) + int(risked)
 
 
 def asked_again(connection: Connection, run_id: int) -> dict[str, Sums]:
@@ -80,34 +114,50 @@ def asked_again(connection: Connection, run_id: int) -> dict[str, Sums]:
 
 
 def unfinished(connection: Connection, run_id: int) -> int:
-    """Rows of a run that still have no final answer: not expanded yet, waiting, in flight or held."""
-    waiting = connection.exec_driver_sql(
-        "SELECT count(*) FROM task WHERE run_id = ? AND state = 'ready'", (run_id,)
+    """Rows of a run that still have no final answer: not expanded yet, waiting or in flight."""
+    on_the_way = sum(_tasks(connection, run_id, state) for state in (TaskState.READY, TaskState.IN_FLIGHT))
+    return on_the_way + _unexpanded(connection, run_id)
+
+
+def _unexpanded(connection: Connection, run_id: int) -> int:
+    """The good rows of a run that have not been looked at for their tasks."""
+    first, last = span(run_id)
+    rows_in, expanded_to, newest = connection.exec_driver_sql(
+        "SELECT rows_in, max(expanded_to, ?), (SELECT max(id) FROM row WHERE id BETWEEN ? AND ?)"
+        " FROM run WHERE id = ?",
+        (first, first, last, run_id),
+    ).one()
+    if newest is None or newest <= expanded_to:
+        return 0
+    if line_of(newest) == rows_in:
+        # As many rows as lines: none was blank, so the lines that are left are rows.
+        left = newest - expanded_to
+    else:
+        left = connection.exec_driver_sql(
+            "SELECT count(*) FROM row WHERE id > ? AND id <= ?", (expanded_to, last)
+        ).scalar_one()
+    bad = connection.exec_driver_sql(
+        "SELECT count(*) FROM row WHERE id > ? AND id <= ? AND fault IS NOT NULL", (expanded_to, last)
     ).scalar_one()
-    unexpanded = connection.exec_driver_sql(
-        "SELECT count(*) FROM row WHERE id > (SELECT max(expanded_to, ?) FROM run WHERE id = ?) AND id <= ?"
-        " AND fault IS NULL",
-        (row_id(run_id, 0), run_id, row_id(run_id, (1 << LINE_BITS) - 1)),
-    ).scalar_one()
-    flying = connection.exec_driver_sql(
-        "SELECT count(*) FROM task WHERE run_id = ? AND state = 'in_flight'", (run_id,)
-    ).scalar_one()
-    return int(waiting) + int(unexpanded) + int(flying)
+    return int(left) - int(bad)
 
 
 def by_state(connection: Connection, run_id: int) -> dict[str, int]:
     """How many of the tasks that a run asks stand where."""
-    found = connection.exec_driver_sql(
-        "SELECT state, count(*) FROM task WHERE run_id = ? GROUP BY state", (run_id,)
-    )
-    return {str(state): int(count) for state, count in found}
+    counted = {state.value: _tasks(connection, run_id, state) for state in TaskState}
+    return {state: count for state, count in counted.items() if count}
 
 
 def held(connection: Connection, run_id: int) -> int:
     """Tasks whose fate is unknown and which wait for the user to decide."""
+    return _tasks(connection, run_id, TaskState.HELD)
+
+
+def _tasks(connection: Connection, run_id: int, state: TaskState) -> int:
+    # The state stands in the statement: only so does SQLite see that it is the condition of an index.
     return int(
         connection.exec_driver_sql(
-            "SELECT count(*) FROM task WHERE run_id = ? AND state = 'held'", (run_id,)
+            f"SELECT count(*) FROM task WHERE run_id = ? AND state = '{state}'", (run_id,)
         ).scalar_one()
     )
 
@@ -117,10 +167,9 @@ def commonest_errors(
 ) -> list[tuple[str, int | None, int]]:
     """The commonest codes that attempts of a run ended with: code, HTTP status, how often."""
     found = connection.exec_driver_sql(
-        "SELECT attempt.code, attempt.status, count(*) AS times FROM call"
-        " JOIN attempt ON attempt.call_id = call.id WHERE call.run_id = ? AND attempt.outcome <> 'ok'"
-        " AND attempt.code <> 'not_started'"
-        " GROUP BY attempt.code, attempt.status ORDER BY times DESC, attempt.code LIMIT ?",
+        "SELECT code, status, count(*) AS times FROM attempt WHERE outcome <> 'ok'"
+        " AND (SELECT run_id FROM call WHERE call.id = attempt.call_id) = ? AND code <> 'not_started'"
+        " GROUP BY code, status ORDER BY times DESC, code LIMIT ?",
         (run_id, limit),
     )
     return [(code or "", status, times) for code, status, times in found]

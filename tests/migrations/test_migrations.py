@@ -4,13 +4,17 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from scene import Scene, chat_body, request_lines
 from sqlalchemy import create_engine
 
 from runner.errors import BadConfiguration, StoreUnusable
+from runner.export import Outputs, export
 from runner.store.database import Store
-from runner.store.schema import metadata
+from runner.store.schema import APPLICATION_ID, metadata
 from runner.store.upgrade import SCHEMA_VERSION, migrations_folder
 
 
@@ -66,3 +70,48 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnusable, match="some other program"):
         Store.open(str(tmp_path / "s.db"))
+
+
+def store_of_version(version: int, path: Path, filled_from: Path) -> None:
+    """A store as an earlier version has made it, with all that a store of this version holds."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, f"{version:04}")
+    engine.dispose()
+    with sqlite3.connect(path, isolation_level=None) as connection:
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={version}")
+        connection.execute("ATTACH ? AS filled", (str(filled_from),))
+        tables = connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'").fetchall()
+        for (table,) in tables:
+            if table == "alembic_version":
+                continue
+            columns = ", ".join(
+                f'"{one[1]}"' for one in connection.execute(f'PRAGMA main.table_info("{table}")')
+            )
+            connection.execute(
+                f'INSERT INTO main."{table}" ({columns}) SELECT {columns} FROM filled."{table}"'
+            )
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_older_store_is_upgraded_and_draws_the_same(tmp_path: Path, version: int) -> None:
+    with Store.open(str(tmp_path / "now.db")) as store:
+        scene = Scene(store, [*request_lines(5), b"no json"])
+        for n in range(3):
+            scene.answer(chat_body(f"answer {n}"))
+        scene.fail({"code": "bad", "message": "no", "status": 400, "attempts": 1})
+        totals = export(store, scene.run, scene.job, Outputs(store, scene.tenure, tmp_path / "now.jsonl"))
+    store_of_version(version, tmp_path / "then.db", tmp_path / "now.db")
+
+    with Store.open(str(tmp_path / "then.db")) as upgraded:
+        outputs = Outputs(upgraded, scene.tenure, tmp_path / "then.jsonl")
+        assert export(upgraded, scene.run, scene.job, outputs) == totals
+    assert (totals.ok, totals.failed, totals.invalid, totals.skipped) == (3, 1, 1, 1)
+    assert (tmp_path / "then.jsonl").read_bytes() == (tmp_path / "now.jsonl").read_bytes()
+    assert statements(tmp_path / "then.db").keys() == statements(tmp_path / "now.db").keys()
+    assert (tmp_path / f"then.db.before-{version + 1}").exists()

@@ -10,19 +10,20 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 
-from runner import packing
+from runner import packing, retirement
+from runner.allowance import Allowance
 from runner.api.account import Account
 from runner.budget import Budget
 from runner.dispatch.feed import Feed, Most
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.endpoints import ENDPOINTS
-from runner.errors import BadConfiguration, BudgetReached, Interrupted, Paused, RunnerError
+from runner.errors import Interrupted, RunnerError
 from runner.expand import expand
 from runner.job import Job
 from runner.limiter import Limiter, Load
@@ -49,13 +50,17 @@ of them are of use."""
 PART_OF_A_MINUTE = 0.25
 """How much of a minute's limit of tokens one packed call may take."""
 
+LIST_SECONDS = 2.0
+"""How long a run waits for the server's list of models; most give it at once, some have none."""
+
 BEAT_SECONDS = 1.0
 RATE_BEATS = 31
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What an online dispatch needs to know. `budget` is in pico-dollars; `grace` and `deadline` in seconds."""
+    """What an online dispatch needs to know. `budget` is in pico-dollars; `grace` and `deadline` in seconds;
+    `new_models` are those whose last day is to be looked up before the first call."""
 
     store: Store
     tenure: Tenure
@@ -67,6 +72,7 @@ class Asking:
     concurrency: int | None
     on_ambiguous: str
     grace: float
+    new_models: frozenset[str] = frozenset()
     deadline: float = 600.0
 
 
@@ -88,6 +94,7 @@ class _Dispatch:
             self._left = totals.unfinished(connection, asking.run.id)
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
         self._budget = Budget(asking.budget, spent)
+        self._allowance = Allowance(self._budget, longest=job.retry.max_wait)
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
         self._estimates = Estimates()
         self._load = Load()
@@ -105,7 +112,6 @@ class _Dispatch:
         )
         self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
         self._held_because = ""
-        self._boundless: Call | None = None
 
     async def run(self) -> dict[str, Any]:
         from runner.api.dataplane import transport_for
@@ -125,15 +131,16 @@ class _Dispatch:
             gate=self._gate,
             limiter=self._limiter,
             charge=self._charge,
-            reserve=self._reserve,
-            on_budget=self._budget_reached,
-            on_exhausted=self._exhausted,
+            reserve=self._allowance.reserve,
+            on_budget=self._allowance.reached,
+            on_exhausted=self._allowance.exhausted,
             told=self._gate_held,
         )
         try:
             async with transport_for(
                 asking.account, concurrency=ceiling, deadline=asking.deadline
             ) as self._transport:
+                await self._look_up_models()
                 # Others who share the limits hear of this run before its first call.
                 await self._writer.submit(runs.beat, [Beat(asking.run.id, self._progress())])
                 await self._drive()
@@ -141,6 +148,18 @@ class _Dispatch:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._writer.close()
+
+    async def _look_up_models(self) -> None:
+        """Say which models are past their last day; a list that does not come at once keeps nobody waiting."""
+        asking = self._asking
+        if not asking.new_models:
+            return
+        dates: dict[str, str | None] = {}
+        with anyio.move_on_after(LIST_SECONDS):
+            dates = retirement.listed((await self._transport.fetch("/models")).body)
+        today = datetime.now(UTC).date()
+        for message in retirement.warnings(asking.new_models, dates, asking.prices, today=today):
+            self._emit({"event": "warning", "message": message})
 
     async def _drive(self) -> None:
         async with anyio.create_task_group() as group:
@@ -294,35 +313,6 @@ class _Dispatch:
                 f"The disk of the store {self._asking.store.path} is full. What was answered is kept. Free some "
                 "space and run the same command again."
             )
-        )
-
-    def _exhausted(self, seconds: float) -> RunnerError | None:
-        if seconds <= self._asking.job.retry.max_wait:
-            return None
-        until = datetime.now(UTC) + timedelta(seconds=seconds)
-        return Paused(
-            f"The account's limit for the day is used up until {until:%Y-%m-%d %H:%M} UTC. What is answered is "
-            "kept. After that, run the same command again."
-        )
-
-    def _reserve(self, call: Call) -> bool:
-        if self._budget.limit is not None and call.worst_case is None:
-            self._boundless = call
-            return False
-        return self._budget.reserve(call.worst_case or 0)
-
-    def _budget_reached(self) -> RunnerError:
-        assert self._budget.limit is not None
-        if self._boundless is not None:
-            line, model = self._boundless.asked[0].line, self._boundless.model
-            return BadConfiguration(
-                f"Line {line}: nothing bounds what this request may cost at {model}, so the budget cannot hold. "
-                "It was not sent; what is answered is kept. Run without a budget, or leave such rows out."
-            )
-        return BudgetReached(
-            f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(self._budget.spent)} "
-            "is spent or at risk, and a call's longest answer could cost more than what is left. Raise --budget, "
-            "or allow fewer output tokens, then run the same command again."
         )
 
 

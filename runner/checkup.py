@@ -11,7 +11,7 @@ from importlib import metadata
 
 import anyio
 
-from runner import __version__
+from runner import __version__, retirement
 from runner.api.account import Account
 from runner.errors import RunnerError
 from runner.pricing import Prices
@@ -96,12 +96,12 @@ def check_account(account: Account, used: set[str], prices: Prices) -> list[Chec
         models = anyio.run(list_models, account)
     except RunnerError as error:
         return [Check("key", "fail", str(error))]
-    checks = [Check("key", "ok", f"{account.origin} answers and lists {len(models):,} models")]
-    listed = {model.id: model.shutdown_date for model in models}
+    dates = {model.id: model.shutdown_date for model in models}
+    checks = [Check("key", "ok", f"{account.origin} answers and lists {len(dates):,} models")]
     today = datetime.now(UTC).date()
     for name in sorted(used):
-        ends = _day(listed.get(name)) or prices.shutdown_date(name)
-        if name not in listed:
+        ends = retirement.last_day(name, dates, prices)
+        if name not in dates:
             checks.append(Check("model", "warn", f"{name} is not among the models listed"))
         elif ends is not None and ends <= today:
             checks.append(Check("model", "fail", f"{name} was to be shut down on {ends}"))
@@ -110,13 +110,6 @@ def check_account(account: Account, used: set[str], prices: Prices) -> list[Chec
         else:
             checks.append(Check("model", "ok", f"{name}" + (f" lives until {ends}" if ends else "")))
     return checks
-
-
-def _day(text: str | None) -> date | None:
-    try:
-        return None if text is None else date.fromisoformat(text)
-    except ValueError:
-        return None
 
 
 def models_in_use(store_url: str) -> set[str]:

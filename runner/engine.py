@@ -34,6 +34,9 @@ from runner.store.series import Identity, Tenure
 Emit = Callable[[dict[str, Any]], None]
 
 REPRICED_AT_ONCE = 5_000
+MODELS_LOOKED_AT = 1_000
+"""Rows of a requests file whose models are looked up before the first call."""
+
 _ABANDONED = {
     "code": "process_ended",
     "message": "the process ended while it waited for the answer; `runner retry` asks again",
@@ -219,6 +222,7 @@ def _ask(
             concurrency=start.concurrency,
             on_ambiguous=start.on_ambiguous,
             grace=start.grace,
+            new_models=_models_of(store, this, start),
         )
         did = ask(asking, stop=stop, emit=emit)
     with store.write() as connection:
@@ -254,6 +258,15 @@ def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
                 )
             if start.job.endpoint is not None:
                 return
+
+
+def _models_of(store: Store, this: Run, start: Start) -> frozenset[str]:
+    """The models that a run is about to ask for the first time, none where it has asked before."""
+    with store.read() as connection:
+        if totals.has_called(connection, this.id):
+            return frozenset()
+        questions, open_rows = Questions(start.job), rows.open_records(connection, this.id)
+        return frozenset(questions.ask(text).model for _, text in islice(open_rows, MODELS_LOOKED_AT))
 
 
 def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:

@@ -15,7 +15,7 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 _OURS = MappingProxyType({"accept-encoding": "gzip, deflate", "content-type": "application/json"})
 
 
-def head_for(wire: Wire, proxy: Proxy | None, path: str, model: str | None) -> bytes:
+def head_for(wire: Wire, proxy: Proxy | None, path: str, model: str | None, *, method: str = "POST") -> bytes:
     """The head of a call to an endpoint, up to the value of Content-Length.
 
     Raises ValueError for a path that is no endpoint's.
@@ -24,11 +24,14 @@ def head_for(wire: Wire, proxy: Proxy | None, path: str, model: str | None) -> b
     target = wire.url(path, model)[len(wire.base_url.rstrip("/")) :]
     headers = {name: text for name, text in wire.headers.items() if name.lower() not in _OURS}
     base_path = address.url.removeprefix(address.origin)
-    return head(address, proxy, quote(base_path + target, safe=_PRINTABLE), headers | dict(_OURS))
+    target = quote(base_path + target, safe=_PRINTABLE)
+    return head(address, proxy, target, headers | dict(_OURS), method=method)
 
 
-def head(address: Address, proxy: Proxy | None, target: str, headers: Mapping[str, str]) -> bytes:
-    """The head of a POST of `target`, a path and query in ASCII, up to the value of Content-Length.
+def head(
+    address: Address, proxy: Proxy | None, target: str, headers: Mapping[str, str], *, method: str
+) -> bytes:
+    """The head of a request for `target`, a path and query in ASCII, up to the value of Content-Length.
 
     Through a proxy without a tunnel the whole URL is asked for, and the proxy's password goes along.
     """
@@ -38,4 +41,4 @@ def head(address: Address, proxy: Proxy | None, target: str, headers: Mapping[st
         target = address.origin + target
         if proxy.authorization is not None:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
-    return "\r\n".join([f"POST {target} HTTP/1.1", *lines, "Content-Length: "]).encode("latin-1")
+    return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "Content-Length: "]).encode("latin-1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
@@ -79,15 +80,27 @@ class SdkTransport:
     async def send(self, path: str, model: str | None, body: bytes) -> Reply:
         """POSTs a body to an endpoint's path and gives back what came; see `Transport.send`."""
         target = self._wire.path_for(path, model)
+        return await self._carried(
+            lambda: self._client.post(
+                target, content=body, cast_to=httpx2.Response, options={"max_retries": 0}
+            )
+        )
+
+    async def fetch(self, path: str) -> Reply:
+        """GETs a path below the base URL; see `Transport.fetch`."""
+        target = self._wire.path_for(path, None)
+        return await self._carried(
+            lambda: self._client.get(target, cast_to=httpx2.Response, options={"max_retries": 0})
+        )
+
+    async def _carried(self, ask: Callable[[], Awaitable[object]]) -> Reply:
         started = time.monotonic()
         reason = f"within {self._deadline:g} s"
         try:
             async with asyncio.timeout(self._deadline) as patience:
                 call = _Call(started, patience)
                 self._current.set(call)
-                await self._client.post(
-                    target, content=body, cast_to=httpx2.Response, options={"max_retries": 0}
-                )
+                await ask()
         # What the SDK says of an answer is not heard: the wire has told what came.
         except (openai.OpenAIError, OSError, ValueError) as error:
             if not isinstance(error, TimeoutError):
@@ -120,7 +133,7 @@ class _Carrier(httpx2.AsyncBaseTransport):
         }
         headers["Accept-Encoding"] = "gzip, deflate"
         target = request.url.raw_path.decode("ascii")
-        start = head(self._address, self._below.proxy, target, headers)
+        start = head(self._address, self._below.proxy, target, headers, method=request.method)
         call.reply = reply = await self._below.post(start, await request.aread(), since=call.since)
         if reply.status is None:
             raise httpx2.ReadError(reply.detail, request=request)

@@ -94,6 +94,10 @@ class Transport:
         """
         return await self.post(self._head(path, model), body)
 
+    async def fetch(self, path: str) -> Reply:
+        """GETs a path below the base URL, such as /models; free of charge. Otherwise as `send`."""
+        return await self.post(self._head(path, None, method="GET"), b"")
+
     async def post(self, head: bytes, body: bytes, *, since: float | None = None) -> Reply:
         """As `send`, for a head that is built already, up to the value of Content-Length.
 

@@ -181,8 +181,8 @@ def sentence(event: dict[str, Any]) -> str:
             return f"Run {event['run']} of {event['job']}: {event['rows']:,} rows."
         case "recovered":
             return (
-                f"{event['tasks']:,} calls of an earlier start ended without an answer that reached us; they may "
-                f"have been charged. Their rows are {_becomes(event['now'])}."
+                f"{event['tasks']:,} rows were in calls of an earlier start whose answers never reached us; these "
+                f"may have been charged. The rows are {_becomes(event['now'])}."
             )
         case "retrying":
             return f"{event['tasks']:,} failed rows go round again."

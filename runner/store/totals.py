@@ -71,6 +71,14 @@ def _calls_again(connection: Connection, run_id: int) -> int:
     )
 
 
+def has_called(connection: Connection, run_id: int) -> bool:
+    """Whether a run has made a call yet."""
+    return (
+        connection.exec_driver_sql("SELECT 1 FROM call WHERE run_id = ? LIMIT 1", (run_id,)).first()
+        is not None
+    )
+
+
 def spent(connection: Connection, run_id: int) -> int:
     """What a run has spent so far in pico-dollars, each ambiguous or unpriced call at its worst case."""
     answered = connection.exec_driver_sql(

@@ -141,7 +141,7 @@ class Feed:
 
     def _single(self, ready: Ready) -> Call:
         self._handed_out.add(ready.task_id)
-        question = self._questions.ask(ready.record)
+        question = self._questions.ask(ready.record, checked=True)
         demand = question.endpoint.demand(question.request, len(question.body))
         return Call(
             asked=(Asked(ready.task_id, ready.line, ready.key, ready.attempts),),
@@ -157,7 +157,7 @@ class Feed:
         """The longest due task, with as many of those behind it as may share its request."""
         first = self._stock.popleft()
         self._handed_out.add(first.task_id)
-        question = self._questions.ask(first.record)
+        question = self._questions.ask(first.record, checked=True)
         start = packing.part(question.request)
         if start is None:
             return self._single(first)
@@ -168,7 +168,7 @@ class Feed:
         others: list[Ready] = []
         while self._stock and len(pack.asked) < most:
             ready = self._stock.popleft()
-            question = self._questions.ask(ready.record)
+            question = self._questions.ask(ready.record, checked=True)
             part = packing.part(question.request)
             if part is None or part.kind != start.kind or ready.attempts > first.attempts:
                 others.append(ready)

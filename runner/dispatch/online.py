@@ -16,9 +16,9 @@ from functools import partial
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from runner.dispatch.feed import Feed, Nothing
+from runner.dispatch.flight import Flight, Pause
 from runner.dispatch.gate import Gate
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
@@ -43,24 +43,6 @@ class Wiring:
     send: Send
     settle: Settle
     clock: Callable[[], float]
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    call: Call
-    ticket: int
-    prober: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """Why no further call starts now: until something ends, or for so many seconds, or as long as the gate is
-    held; or because nothing is left."""
-
-    seconds: float | None = None
-    by_time: bool = False
-    by_gate: bool = False
-    is_end: bool = False
 
 
 class Online:
@@ -93,10 +75,12 @@ class Online:
         self._on_exhausted = on_exhausted
         self._told = told
         self._next: Call | None = None
+        self._next_charge = 0.0
         self._is_reserved = False
         self._in_flight = 0
+        self._claiming: set[asyncio.Future[Sequence[int]]] = set()
         self._sending: set[asyncio.Task[Reply]] = set()
-        self._landed: list[tuple[_Flight, Reply]] = []
+        self._landed: list[tuple[Flight, Reply]] = []
         self._arrival = asyncio.Event()
         self._unsaved: set[asyncio.Future[object]] = set()
         self._progress = asyncio.Event()
@@ -104,6 +88,7 @@ class Online:
         self._stopping = False
         self._reason: Exception | None = None
         self._broken: BaseException | None = None
+        self._unclaimed: BaseException | None = None
 
     @property
     def in_flight(self) -> int:
@@ -129,23 +114,22 @@ class Online:
             await self._drive(grace)
         finally:
             settling.cancel()
-        error = self._broken or self._reason
+        error = self._broken or self._unclaimed or self._reason
         if error is not None:
             raise error
 
     async def _drive(self, grace: float) -> None:
-        async with anyio.create_task_group() as group:
-            try:
-                with self._launching:
-                    await self._launch(group)
-                with anyio.move_on_after(grace if self._stopping else None) as limit:
-                    while not self._is_idle and self._broken is None:
-                        await self._wait(None)
-                if limit.cancelled_caught:
-                    await self._abandon()
-            except BaseException:
+        try:
+            with self._launching:
+                await self._launch()
+            with anyio.move_on_after(grace if self._stopping else None) as limit:
+                while not self._is_idle and self._broken is self._unclaimed is None:
+                    await self._wait(None)
+            if limit.cancelled_caught or self._unclaimed is not None:
                 await self._abandon()
-                raise
+        except BaseException:
+            await self._abandon()
+            raise
 
     async def _abandon(self) -> None:
         """End what is in flight now, and settle it."""
@@ -156,70 +140,77 @@ class Online:
                     task.cancel()
                 await self._wait(None)
 
-    async def _launch(self, group: TaskGroup) -> None:
+    async def _launch(self) -> None:
         while not self._stopping:
             flights, pause = self._gather()
             if flights:
-                group.start_soon(self._start, flights)
-                await anyio.lowlevel.checkpoint()
+                self._claim(flights)
+                await asyncio.sleep(0)
             elif pause.is_end:
                 return
             elif pause.by_gate:
                 if await self._gate.enter():
-                    group.start_soon(self._start, [self._take_off(self._wiring.clock(), prober=True)])
+                    self._claim([self._take_off(self._wiring.clock(), prober=True)])
             elif pause.by_time:
                 assert pause.seconds is not None
                 await anyio.sleep(pause.seconds)
             else:
                 await self._wait(pause.seconds)
 
-    def _gather(self) -> tuple[list[_Flight], _Pause]:
+    def _gather(self) -> tuple[list[Flight], Pause]:
         """The calls that may start now, a handful at most, and what keeps more from it."""
-        flights: list[_Flight] = []
+        flights: list[Flight] = []
         room = min(HANDFUL, self._limiter.window - self._in_flight)
         while len(flights) < room and not self._stopping:
             pause = self._hindrance()
             if pause is not None:
                 return flights, pause
             flights.append(self._take_off(self._wiring.clock(), prober=False))
-        return flights, _Pause()
+        return flights, Pause()
 
-    def _hindrance(self) -> _Pause | None:
+    def _hindrance(self) -> Pause | None:
         """What keeps the next call from starting now, where there is room for it."""
         if self._next is None:
             found = self._feed.next(to_probe=not self._gate.is_open)
             if isinstance(found, Nothing):
-                return _Pause(found.due_in, is_end=found.due_in is None and self._is_idle)
-            self._next = found
+                return Pause(found.due_in, is_end=found.due_in is None and self._is_idle)
+            self._next, self._next_charge = found, self._charge(found)
         if not self._is_reserved and not self._reserve(self._next):
             if self._is_idle:
                 self.stop(self._on_budget())
-            return _Pause()
+            return Pause()
         self._is_reserved = True
         now = self._wiring.clock()
         until = self._limiter.exhausted_until(now)
         if until is not None and (error := self._on_exhausted(until - now)) is not None:
             self.stop(error)
-            return _Pause()
-        wait = self._limiter.wait(now, self._charge(self._next))
+            return Pause()
+        wait = self._limiter.wait(now, self._next_charge)
         if wait > 0:
-            return _Pause(wait, by_time=True)
-        return None if self._gate.is_open else _Pause(by_gate=True)
+            return Pause(wait, by_time=True)
+        return None if self._gate.is_open else Pause(by_gate=True)
 
-    def _take_off(self, now: float, *, prober: bool) -> _Flight:
+    def _take_off(self, now: float, *, prober: bool) -> Flight:
         assert self._next is not None
         call, self._next, self._is_reserved = self._next, None, False
         self._in_flight += 1
-        return _Flight(call, self._limiter.start(now, self._charge(call)), prober)
+        return Flight(call, self._limiter.start(now, self._next_charge), prober)
 
-    async def _start(self, flights: list[_Flight]) -> None:
-        try:
-            with anyio.CancelScope(shield=True):
-                ids = await self._wiring.claim([one.call for one in flights])
-        except BaseException:
+    def _claim(self, flights: list[Flight]) -> None:
+        claiming = asyncio.ensure_future(self._wiring.claim([one.call for one in flights]))
+        self._claiming.add(claiming)
+        claiming.add_done_callback(partial(self._claimed, flights))
+
+    def _claimed(self, flights: list[Flight], claiming: asyncio.Future[Sequence[int]]) -> None:
+        self._claiming.discard(claiming)
+        if claiming.cancelled() or (error := claiming.exception()) is not None:
+            # None of them has left. Those that have are settled before this is raised.
+            self._unclaimed = self._unclaimed or (None if claiming.cancelled() else error)
             self._in_flight -= len(flights)
+            self._launching.cancel()
             self._touch()
-            raise
+            return
+        ids = claiming.result()
         for one, number in zip(flights, ids, strict=True):
             one.call.id = number
             if self._stopping or not (one.prober or self._gate.is_open):
@@ -229,7 +220,7 @@ class Online:
             self._sending.add(task)
             task.add_done_callback(partial(self._sent, one))
 
-    def _sent(self, flight: _Flight, task: asyncio.Task[Reply]) -> None:
+    def _sent(self, flight: Flight, task: asyncio.Task[Reply]) -> None:
         self._sending.discard(task)
         if task.cancelled():
             self._land(flight, ABANDONED)
@@ -238,7 +229,7 @@ class Online:
         else:
             self._land(flight, task.result())
 
-    def _land(self, flight: _Flight, reply: Reply) -> None:
+    def _land(self, flight: Flight, reply: Reply) -> None:
         self._landed.append((flight, reply))
         self._arrival.set()
 
@@ -269,7 +260,7 @@ class Online:
         self._touch()
 
     def _saved(
-        self, landed: list[tuple[_Flight, Reply]], signals: Sequence[Signal], saved: asyncio.Future[object]
+        self, landed: list[tuple[Flight, Reply]], signals: Sequence[Signal], saved: asyncio.Future[object]
     ) -> None:
         self._unsaved.discard(saved)
         if not saved.cancelled() and (error := saved.exception()) is not None:
@@ -289,7 +280,7 @@ class Online:
             task.cancel()
         self._touch()
 
-    def _take_landed(self) -> list[tuple[_Flight, Reply]]:
+    def _take_landed(self) -> list[tuple[Flight, Reply]]:
         size = count = 0
         for _, reply in self._landed:
             if count == HANDFUL or (count and size + len(reply.body) > HANDFUL_BYTES):
@@ -301,7 +292,7 @@ class Online:
             self._arrival.clear()
         return taken
 
-    def _obey(self, signal: Signal, reply: Reply, flight: _Flight) -> None:
+    def _obey(self, signal: Signal, reply: Reply, flight: Flight) -> None:
         if signal.stop is not None:
             self.stop(signal.stop)
         hold = signal.hold
@@ -325,14 +316,14 @@ class Online:
         elif prober:
             self._gate.hold(None, prober=True)
 
-    def _note_answer(self, flight: _Flight, reply: Reply) -> None:
+    def _note_answer(self, flight: Flight, reply: Reply) -> None:
         self._limiter.answered(
             self._wiring.clock(),
             flight.ticket,
             reply.headers,
             reply.elapsed,
             size=len(flight.call.body) + len(reply.body),
-            tokens=self._charge(flight.call),
+            tokens=self._charge(flight.call) if flight.ticket == 1 else None,
         )
 
     async def _wait(self, seconds: float | None) -> None:

@@ -35,7 +35,7 @@ def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
         faults.append(("invalid_messages", "messages is an empty list"))
     else:
         for place, message in enumerate(messages):
-            if not isinstance(message, Mapping):
+            if not isinstance(message, (dict, Mapping)):
                 faults.append(("invalid_messages", f"messages[{place}] is not an object"))
                 break
     n = body.get("n")
@@ -53,7 +53,7 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
     tokens, unbounded = 3, None
     messages = body.get("messages")
     for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
-        if not isinstance(message, Mapping):
+        if not isinstance(message, (dict, Mapping)):
             continue
         content = message.get("content")
         tokens += _PER_MESSAGE
@@ -83,8 +83,8 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
 def _of_parts(content: object, unbounded: str | None, count: Callable[[str], int]) -> tuple[int, str | None]:
     tokens = 0
     for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get(_TEXTS.get(str(kind), "")) if isinstance(part, Mapping) else None
+        kind = part.get("type") if isinstance(part, (dict, Mapping)) else None
+        text = part.get(_TEXTS.get(str(kind), "")) if isinstance(part, (dict, Mapping)) else None
         if isinstance(text, str):
             tokens += count(text)
         elif kind is None:
@@ -102,7 +102,7 @@ def _unbounded(body: Mapping[str, object]) -> str | None:
         return "audio output"
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else []:
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        kind = tool.get("type") if isinstance(tool, (dict, Mapping)) else None
         if kind not in (None, "function", "custom"):
             return f"the hosted tool {kind}"
     return None

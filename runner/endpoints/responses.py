@@ -73,7 +73,7 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
 
 def _of_item(item: object, count: Callable[[str], int]) -> tuple[int, str | None]:
     """The likely tokens of an input item, and what in it has no bound."""
-    if not isinstance(item, Mapping):
+    if not isinstance(item, (dict, Mapping)):
         return 0, None
     kind = item.get("type")
     if kind == "item_reference":
@@ -83,7 +83,7 @@ def _of_item(item: object, count: Callable[[str], int]) -> tuple[int, str | None
     if isinstance(content, str):
         tokens += count(content)
     for part in content if isinstance(content, list) else [item]:
-        if not isinstance(part, Mapping):
+        if not isinstance(part, (dict, Mapping)):
             continue
         tokens += sum(count(part[name]) for name in _TEXTS if isinstance(part.get(name), str))
         foreign = str(part.get("type", ""))
@@ -98,7 +98,7 @@ def _unbounded(body: Mapping[str, object]) -> str | None:
             return field
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else []:
-        kind = tool.get("type") if isinstance(tool, Mapping) else None
+        kind = tool.get("type") if isinstance(tool, (dict, Mapping)) else None
         if kind not in _OWN_TOOLS:
             return f"the hosted tool {kind}"
     return None

@@ -11,18 +11,19 @@ _CALLABLE = ("function", "custom")
 
 def forced_tool(request: Mapping[str, object]) -> bool:
     """Whether a request, of chat or responses, leaves the model nothing but to call one certain tool."""
-    choice = request.get("tool_choice")
-    if isinstance(choice, Mapping):
+    choice, legacy = request.get("tool_choice"), request.get("function_call")
+    if choice is None and legacy is None:
+        return False
+    if isinstance(choice, (dict, Mapping)):
         if choice.get("type") == "allowed_tools":
             # Chat nests the list one level deeper than responses does.
             allowed = choice.get("allowed_tools")
-            within = allowed if isinstance(allowed, Mapping) else choice
+            within = allowed if isinstance(allowed, (dict, Mapping)) else choice
             return within.get("mode") == "required" and _is_one_tool(within.get("tools"))
         return choice.get("type") in _CALLABLE
     if choice == "required":
         return _is_one_tool(request.get("tools"))
-    legacy = request.get("function_call")
-    return isinstance(legacy, Mapping) and bool(legacy.get("name"))
+    return isinstance(legacy, (dict, Mapping)) and bool(legacy.get("name"))
 
 
 def drawn(calls: Sequence[tuple[object, object]], *, forced: bool) -> object:
@@ -50,4 +51,4 @@ def _is_one_tool(tools: object) -> bool:
     if not isinstance(tools, Sequence) or len(tools) != 1:
         return False
     only = tools[0]
-    return isinstance(only, Mapping) and only.get("type") in _CALLABLE
+    return isinstance(only, (dict, Mapping)) and only.get("type") in _CALLABLE

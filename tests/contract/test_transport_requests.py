@@ -73,6 +73,26 @@ def test_headers_go_out_as_given_and_cookies_never_come_back() -> None:
     assert replies[0].headers["x-odd"].encode()
 
 
+def test_a_list_is_fetched_by_one_get_without_a_body(run: Run, plane: Plane) -> None:
+    requests: list[bytes] = []
+
+    async def noting(_: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
+        requests.append(request)
+        writer.write(whole(b'{"data":[]}'))
+        return True
+
+    async def main() -> Reply:
+        async with serving(noting) as url, plane(url) as transport:
+            return await transport.fetch("/models")
+
+    reply = run(main())
+    assert (reply.status, reply.body) == (200, b'{"data":[]}')
+    [request] = requests
+    head, _, body = request.partition(b"\r\n\r\n")
+    assert head.startswith(b"GET /v1/models HTTP/1.1\r\n") or head.startswith(b"GET /models HTTP/1.1\r\n")
+    assert body == b""
+
+
 def test_a_path_with_other_letters_than_ascii_is_encoded() -> None:
     requests: list[bytes] = []
 

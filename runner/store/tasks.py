@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
+from runner.store import bulk
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
@@ -144,14 +145,18 @@ def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
     """Commit the intent: make the calls, reserve their cost, take their tasks. The calls' ids, in order."""
     first = _next_id(connection, "call")
     sent_at = now()
-    connection.exec_driver_sql(
-        "INSERT INTO call (id, run_id, epoch, sent_at, reserved) VALUES (?, ?, ?, ?, ?)",
+    bulk.run(
+        connection,
+        "INSERT INTO call (id, run_id, epoch, sent_at, reserved) VALUES {rows}",
         [(first + n, one.run_id, one.epoch, sent_at, one.reserved) for n, one in enumerate(claims)],
     )
     moves = [(first + n, task_id) for n, one in enumerate(claims) for task_id in one.task_ids]
-    moved = connection.exec_driver_sql(
-        "UPDATE task SET state = 'in_flight', call_id = ? WHERE id = ? AND state = 'ready'", moves
-    ).rowcount
+    moved = bulk.run(
+        connection,
+        "UPDATE task SET state = 'in_flight', call_id = new.column1 FROM (VALUES {rows}) AS new"
+        " WHERE task.id = new.column2 AND task.state = 'ready'",
+        moves,
+    )
     _expect(moved, len(moves), "claim")
     return [first + n for n in range(len(claims))]
 
@@ -177,22 +182,27 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         attempts.append((call_id, task_id, outcome.value, kind, status, code, request_id, ended_at))
         moves.append((to.value, due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id))
     if answers:
-        connection.exec_driver_sql(
+        bulk.run(
+            connection,
             "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"
             " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
-            " items, received_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " items, received_at) VALUES {rows}",
             answers,
         )
-    connection.exec_driver_sql(
+    bulk.run(
+        connection,
         "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES {rows}",
         attempts,
     )
-    moved = connection.exec_driver_sql(
-        "UPDATE task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ?, finish_reason = ?,"
-        " fault = ?, error = ? WHERE id = ? AND call_id = ? AND state = 'in_flight'",
+    moved = bulk.run(
+        connection,
+        "UPDATE task SET state = new.column1, due_at = new.column2, attempts = new.column3,"
+        " answer_id = new.column4, item = new.column5, finish_reason = new.column6, fault = new.column7,"
+        " error = new.column8 FROM (VALUES {rows}) AS new"
+        " WHERE task.id = new.column9 AND task.call_id = new.column10 AND task.state = 'in_flight'",
         moves,
-    ).rowcount
+    )
     _expect(moved, len(moves), "settle")
 
 

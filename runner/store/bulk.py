@@ -11,24 +11,21 @@ from functools import lru_cache
 
 from sqlalchemy import Connection
 
-CHUNKS = (256, 64, 16, 4, 1)
-"""How many rows go into one statement; few sizes, so that each is prepared once."""
+MOST_ROWS = 64
+"""The most rows of one statement. Each count below it is a statement of its own, which the driver keeps prepared."""
 
 
 def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
     """Run a statement over all rows, which are of one width; how many rows of a table it changed."""
-    changed = place = 0
-    left = len(rows)
-    for size in CHUNKS:
-        while left >= size:
-            values = [value for row in rows[place : place + size] for value in row]
-            changed += connection.exec_driver_sql(_text(sql, size, len(rows[place])), tuple(values)).rowcount
-            place += size
-            left -= size
+    changed = 0
+    for place in range(0, len(rows), MOST_ROWS):
+        some = rows[place : place + MOST_ROWS]
+        values = tuple(value for row in some for value in row)
+        changed += connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values).rowcount
     return changed
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _text(sql: str, count: int, width: int) -> str:
     one = f"({', '.join('?' * width)})"
     return sql.replace("{rows}", ", ".join([one] * count))

@@ -28,6 +28,9 @@ from runner.store.schema import APPLICATION_ID
 CHECKPOINT_PAGES = 2_048
 """The log is folded into the database at a commit that leaves so many pages in it: 16 MiB."""
 
+STATEMENTS = 512
+"""Prepared statements that a connection keeps: those of the hot path, for each number of rows."""
+
 CHECKED_BYTES = 64 * 2**20
 """The largest store that is checked after an unclean end: on a slow disk it takes most of a second."""
 
@@ -289,7 +292,9 @@ def _engine(path: Path, pragmas: tuple[str, ...], *, read_only: bool) -> Engine:
 
     def connect() -> sqlite3.Connection:
         uri = f"{path.resolve().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+        connection = sqlite3.connect(
+            uri, uri=True, check_same_thread=False, isolation_level=None, cached_statements=STATEMENTS
+        )
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}")
         return connection

@@ -6,7 +6,7 @@ Each verb acts only from the legal state, so that a late or repeated write chang
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -115,18 +115,23 @@ def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -
     return Expanded(rows, asked)
 
 
-def ready(connection: Connection, *, run_id: int, limit: int, max_bytes: int) -> list[Ready]:
-    """The tasks whose turn has come, the longest due first, as far as `max_bytes` of records."""
+def ready(
+    connection: Connection, *, run_id: int, limit: int, max_bytes: int, besides: Set[int] = frozenset()
+) -> list[Ready]:
+    """The tasks whose turn has come `besides` those named, the longest due first, as far as `max_bytes` of
+    records."""
     found = connection.exec_driver_sql(
         "SELECT task.id, task.row_id, task.attempts, row.key, row.record FROM task"
         " JOIN row ON row.id = task.row_id"
         " WHERE task.run_id = ? AND task.state = 'ready' AND task.due_at <= ?"
         " ORDER BY task.due_at, task.row_id LIMIT ?",
-        (run_id, now(), limit),
+        (run_id, now(), limit + len(besides)),
     )
     taken: list[Ready] = []
     size = 0
     for one in found:
+        if one[0] in besides:
+            continue
         taken.append(Ready(*one))
         size += len(one[4])
         if size >= max_bytes:

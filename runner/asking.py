@@ -24,7 +24,7 @@ from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
 from runner.endpoints import ENDPOINTS
 from runner.errors import Interrupted, RunnerError
-from runner.expand import expand
+from runner.expand import CHUNK_ROWS, PACKED_ROWS, expand
 from runner.job import Job
 from runner.limiter import Limiter, Load
 from runner.model import MODEL_GONE, Call, Reply, Signal
@@ -94,16 +94,24 @@ class _Dispatch:
             self._left = totals.unfinished(connection, asking.run.id)
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
         self._budget = Budget(asking.budget, spent)
-        self._allowance = Allowance(self._budget, longest=job.retry.max_wait)
+        self._allowance = Allowance(
+            self._budget,
+            longest=job.retry.max_wait,
+            unsaved=lambda: self._online.unsaved,
+            room=asking.store.room,
+            full=self._disk_full,
+        )
         self._gate = Gate(time.monotonic, random.random, longest=job.retry.max_wait)
         self._estimates = Estimates()
         self._load = Load()
         self._sharing = Sharing(asking.store.path, asking.tenure.series_id)
         self._settler = self._make_settler()
+        questions = Questions(job)
+        self._rows_at_once = PACKED_ROWS if questions.can_pack else CHUNK_ROWS
         self._feed = Feed(
             asking.store,
             asking.run.id,
-            Questions(job),
+            questions,
             prices,
             more=self._expand,
             has_failed=self._settler.has_failed,
@@ -211,6 +219,7 @@ class _Dispatch:
         return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
 
     def _settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
+        self._allowance.came(ended)
         signals, settlements = self._settler.settle(ended)
         return signals, self._writer.submit(tasks.settle, settlements)
 
@@ -219,7 +228,14 @@ class _Dispatch:
         return max(1, self._left - tally.answered - tally.failed)
 
     def _expand(self) -> bool:
-        made = expand(self._asking.store, self._asking.tenure, self._asking.run.id)
+        asking = self._asking
+        try:
+            made = expand(asking.store, asking.tenure, asking.run.id, rows=self._rows_at_once)
+        except DiskFull:
+            # What is in flight is to be stored still.
+            asking.store.release_ballast()
+            self._on_disk_full()
+            return False
         if made is None:
             return False
         self._left -= made.rows - made.asked
@@ -308,11 +324,12 @@ class _Dispatch:
         )
 
     def _on_disk_full(self) -> None:
-        self._online.stop(
-            DiskFull(
-                f"The disk of the store {self._asking.store.path} is full. What was answered is kept. Free some "
-                "space and run the same command again."
-            )
+        self._online.stop(self._disk_full())
+
+    def _disk_full(self) -> DiskFull:
+        return DiskFull(
+            f"The disk of the store {self._asking.store.path} is full. What was answered is kept. Free some "
+            "space and run the same command again."
         )
 
 

@@ -190,6 +190,8 @@ def _refuse_bad_lines(store: Store, tenure: Tenure, this: Run, start: Start, out
         outputs.write_errors(map(_fault_line, rows.faults(connection, this.id)))
         first = list(islice(rows.faults(connection, this.id), LISTED_FAULTS))
     advice = "Mend the lines, or leave them out with --skip-invalid."
+    if this.rows_invalid == this.rows_in:
+        advice = "Not one line is good: does the job name the right fields, and is this the right input?"
     if cut:
         advice = f"The file cannot be read to its end (line {cut}), so nothing of it is asked: give it whole."
     raise BadInput(

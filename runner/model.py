@@ -269,7 +269,8 @@ class Signal:
     `healthy` says that the server does its work; `hold` closes the gate for all, for that many seconds where
     the server named a time; `release` opens it, for it was the rows' own fault; `refused_for_speed` narrows
     what may be in flight; `slow_down` slows its growth as well; `split` asks a packed call again in halves;
-    `refuses_base64` says that this server gives vectors as numbers only; `stop` ends the dispatch.
+    `missed` says that it came to nothing for a reason that may be its size; `refuses_base64` says that this
+    server gives vectors as numbers only; `stop` ends the dispatch.
     """
 
     healthy: bool = False
@@ -279,6 +280,7 @@ class Signal:
     refused_for_speed: bool = False
     slow_down: bool = False
     split: bool = False
+    missed: bool = False
     refuses_base64: bool = False
     reason: str = ""
     stop: Exception | None = None

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from runner import record
 from runner.model import Asked, Call, Demand, Split
 
@@ -19,6 +17,12 @@ MOST_TOKENS = 300_000
 
 SHRINK = 8
 """Each failure of a text makes the next pack it is in so many times smaller, until it goes alone."""
+
+PATIENCE, MOST_PATIENCE = 4, 256
+"""So many packs are answered before larger ones are tried; each try in vain doubles it."""
+
+IN_VAIN = 3
+"""So many packs in a row, none answered in between, and their size may be why."""
 
 
 class Part(NamedTuple):
@@ -30,7 +34,59 @@ class Part(NamedTuple):
     @property
     def weight(self) -> int:
         """Its part of the whole request, in bytes of text, or in tokens."""
-        return len(self.text.encode()) if isinstance(self.text, str) else len(self.text)
+        if isinstance(self.text, str):
+            # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
+            return len(self.text.encode("utf-8", "surrogatepass"))
+        return len(self.text)
+
+
+class Portion:
+    """How much one pack may hold, in texts or in tokens, as far as the answers tell.
+
+    Not every server says that a pack is too large for it: some are slow until a gateway gives up, or refuse for
+    speed what is larger than a slice of theirs. A pack larger than all that were answered is taken back at its
+    first miss; another one at the third in a row with none of its size answered in between.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self._most = most
+        self._proved = 0
+        self._misses = self._missed = 0
+        self._answers = 0
+        self._patience = PATIENCE
+
+    def answered(self, size: int) -> None:
+        """A pack of this size was answered."""
+        self._proved = max(self._proved, size)
+        if 2 * size > self._missed:
+            self._misses = self._missed = 0
+        self._answers += 2 * size >= self.most
+        if self._answers >= self._patience and self.most < self._most:
+            self.most = min(self._most, 2 * self.most)
+            self._answers = 0
+
+    def missed(self, size: int) -> None:
+        """A pack of this size came to nothing, and its size may or may not be why."""
+        if size > self.most:
+            # It was on its way when another came to nothing.
+            return
+        self._missed = min(size, self._missed or size)
+        self._misses += 1
+        if self._proved and 4 * size > 5 * self._proved:
+            self.too_large(size, max(self._proved, size // SHRINK))
+        elif self._misses >= IN_VAIN:
+            # An outage looks like this too: what is tried later is tried no more seldom for it.
+            self._keep_to(size // SHRINK)
+
+    def too_large(self, size: int, instead: int) -> None:
+        """A pack of this size is more than the server takes: so much is tried instead."""
+        self._keep_to(min(size, instead))
+        self._patience = min(MOST_PATIENCE, 2 * self._patience)
+
+    def _keep_to(self, most: int) -> None:
+        self.most = max(1, min(self.most, most))
+        self._proved = min(self._proved, self.most)
+        self._answers = 0
 
 
 def part(request: Mapping[str, Any]) -> Part | None:
@@ -59,12 +115,13 @@ def body(request: Mapping[str, Any], texts: Sequence[object], *, base64: bool) -
     return record.dumps(packed)
 
 
-def halves(call: Call) -> tuple[Call, Call]:
-    """A packed call as two, each with half of the texts."""
-    request = orjson.loads(call.body)
+def halves(call: Call, *, refused: bool = True) -> tuple[Call, Call]:
+    """A packed call as two, each with half of the texts. Where the whole was refused, its halves know it."""
+    request = record.parse(call.body)
     texts = request["input"]
+    assert isinstance(texts, list)
     middle = len(call.asked) // 2
-    split = Split(len(call.asked))
+    split = Split(len(call.asked)) if refused else None
     first, second = (
         _some_of(call, request, call.asked[part_], texts[part_], split)
         for part_ in (slice(None, middle), slice(middle, None))
@@ -73,19 +130,21 @@ def halves(call: Call) -> tuple[Call, Call]:
 
 
 def _some_of(
-    call: Call, request: Mapping[str, Any], asked: tuple[Asked, ...], texts: list[object], split: Split
+    call: Call, request: Mapping[str, Any], asked: tuple[Asked, ...], texts: list[object], split: Split | None
 ) -> Call:
     share = sum(one.weight for one in asked) / max(1, sum(one.weight for one in call.asked))
     tokens = max(1, round(call.demand.input_tokens * share))
+    text = body(request, texts, base64=False)
+    worst = call.worst_case
     return Call(
         asked=asked,
         endpoint=call.endpoint,
         model=call.model,
-        body=body(request, texts, base64=False),
+        body=text,
         forced_tool=False,
         demand=Demand(tokens, 0),
-        # A bound for the whole bounds each half.
-        worst_case=call.worst_case,
+        # The whole was bounded by a token for each byte, and more: so is its part by its part of the bytes.
+        worst_case=None if worst is None else min(worst, -(-worst * len(text) // len(call.body))),
         split_from=split,
         added_base64=call.added_base64,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,19 @@ def _short(run: Run, identity: Identity, store_path: Path) -> dict[str, Any]:
         "state": state,
         "holder": None if holder is None else str(holder),
         "rows": run.rows_in,
-        "ok": counted.get("ok", progress.get("done")),
+        "ok": counted.get("ok", _answered(progress, run.rows_invalid)),
         "failed": counted.get("failed", progress.get("failed")),
         "cost_usd": summary.get("cost_usd", {}).get("total", progress.get("cost_usd")),
         "started_at": f"{moment(run.created_at):%Y-%m-%dT%H:%M:%SZ}",
         "finished_at": f"{moment(run.finished_at):%Y-%m-%dT%H:%M:%SZ}" if run.finished_at else None,
     }
+
+
+def _answered(progress: Mapping[str, Any], invalid: int) -> int | None:
+    """The rows done that did not fail, as far as the last progress tells."""
+    if progress.get("done") is None:
+        return None
+    return max(0, int(progress["done"]) - int(progress.get("failed") or 0) - invalid)
 
 
 def _next(run: Run, short: dict[str, Any], left: int, held: int) -> str:
@@ -97,4 +105,6 @@ def _next(run: Run, short: dict[str, Any], left: int, held: int) -> str:
         return "Every row has been asked, but the output is not written: the same command again writes it."
     if short["failed"]:
         return f"`runner retry {run.name}` tries the failed rows again."
+    if run.rows_invalid:
+        return f"Every good row is answered. {run.rows_invalid:,} invalid lines were left out: mend them, run again."
     return "Nothing: every row is answered."

@@ -19,7 +19,7 @@ from runner.store import runs, series, tasks
 from runner.store.database import Store
 from runner.store.runs import Run
 from runner.store.series import Identity, Tenure
-from runner.store.tasks import Claim, NewAnswer, Settlement, checksum
+from runner.store.tasks import Claim, NewAnswer, Settlement
 from runner.tokens import Estimates
 
 IDENTITY = Identity("requests", "", "/in/requests.jsonl", "openai", "https://api.example", "", "")
@@ -73,7 +73,7 @@ def refusal(status: int, code: str = "", message: str = "no", *, kind: str = "",
 def answer_of(
     body: bytes, usage: Usage | None = None, cost: int | None = None, model: str | None = "m"
 ) -> NewAnswer:
-    return NewAnswer(200, "req_1", body, checksum(body), model, None, usage, cost)
+    return NewAnswer(200, "req_1", body, model, None, usage, cost)
 
 
 class Scene:

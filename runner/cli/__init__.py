@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import click
 
 from runner import __version__
-from runner.errors import BadInput, RunnerError
+from runner.errors import BadInput, BadJob, RunnerError
 
 COMMANDS = {
     "run": "runner.cli.run",
@@ -72,8 +72,8 @@ class Commands(click.Group):
 def app() -> None:
     """Answer every row of a JSONL file by an OpenAI-compatible API: resumable, in input order, paid once.
 
-    JOB is a job file (.yaml or .yml); any other path is a requests file in the Batch API's own format. The same
-    command again goes on where the last one stopped, and pays nothing for what is answered.
+    JOB_OR_REQUESTS is a job file (.yaml or .yml); any other path is a requests file in the Batch API's own
+    format. The same command again goes on where the last one stopped, and pays nothing for what is answered.
     """
 
 
@@ -133,7 +133,13 @@ def tell(error: RunnerError) -> None:
         for fault in error.faults:
             key = "" if fault.key is None else f" (key {printable(fault.key)})"
             click.echo(f"  line {fault.line}{key}: {printable(fault.message)} [{fault.code}]", err=True)
-    click.echo(f"runner: {printable(str(error))}", err=True)
+    message = printable(str(error))
+    faults = message.split("\n") if isinstance(error, BadJob) else []
+    if len(faults) > 1:
+        for one in faults:
+            click.echo(f"  {one}", err=True)
+        message = f"{len(faults)} faults in the job file. Nothing was sent. Mend them and run the same command again."
+    click.echo(f"runner: {message}", err=True)
 
 
 def printable(text: str) -> str:

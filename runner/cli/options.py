@@ -103,7 +103,7 @@ def handling_options(command: Decorated) -> Decorated:
             click.option(
                 "--mode",
                 type=click.Choice(["online", "batch", "auto"]),
-                help="online: as fast as the limits allow. batch, auto: the Batch API.",
+                help="online: as fast as the limits allow. batch, auto: not in this version.",
             ),
             click.option("--budget", type=Money(), help="Most that may be spent, in USD; never overshot."),
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),
@@ -137,7 +137,7 @@ def handling_options(command: Decorated) -> Decorated:
             click.option(
                 "--no-wait",
                 is_flag=True,
-                help="For cron: do what can be done now; exit 75 if something is out.",
+                help="Batch API, from cron: do what can be done now; exit 75 if something is out.",
             ),
             click.option(
                 "--if-locked",

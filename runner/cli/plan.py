@@ -25,7 +25,7 @@ from runner.cli.options import Money, account_options, job_of, store_option, sto
 def plan_command(job_or_requests: str, input_path: str | None, **options: Any) -> None:
     """Check a job and every line of its input, and say what the run would take: calls, tokens, cost, time.
 
-    Calls no API and changes nothing. Bad lines are listed all at once, with exit code 65.
+    Calls no API and changes nothing. The first 20 bad lines are listed, with exit code 65.
     """
     import sys
 
@@ -99,7 +99,7 @@ def _to_ask(found: dict[str, Any]) -> str:
     if tasks["answered_before"]:
         parts.append(f"{tasks['answered_before']:,} answered before")
     if tasks["repeats"]:
-        parts.append(f"{tasks['repeats']:,} repeats")
+        parts.append(f"{tasks['repeats']:,} repeat{'' if tasks['repeats'] == 1 else 's'} of these")
     if tasks["need_retry"]:
         again = f"runner retry {found['run'] or 'RUN'}"
         parts.append(f"{tasks['need_retry']:,} failed before, which `{again}` asks again")
@@ -110,7 +110,7 @@ def _tokens(tokens: dict[str, Any]) -> str:
     names = ", ".join(sorted(set(tokens["counted_as"].values())))
     given = {
         "exact": f"exactly {tokens['input']:,} in",
-        "counted": f"{tokens['input']:,} in, counted as {names}",
+        "counted": f"{tokens['input']:,} in (counted as {names})",
         "estimated": f"about {tokens['input']:,} in",
     }[tokens["input_is"]]
     if tokens["output_at_most"] == 0:

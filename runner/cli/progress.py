@@ -134,13 +134,14 @@ class Bar:
                 self._task,
                 total=event["rows"],
                 completed=event["done"],
-                description="answering",
-                detail=_detail(event),
+                description="",
+                detail=_beside_bar(event),
             )
         elif kind == "ingesting":
-            self._progress.update(self._task, description="reading", detail=f"{event['rows']:,} rows")
+            self._progress.update(self._task, description="reading ", detail=f"{event['rows']:,} rows")
         elif kind == "started":
-            self._progress.update(self._task, total=event["rows"], detail="")
+            self._progress.update(self._task, description="", total=event["rows"], detail="")
+            self._progress.console.print(sentence(event), markup=False, highlight=False)
         else:
             text = sentence(event)
             if text:
@@ -156,12 +157,13 @@ class Bar:
 def bar() -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.table import Column
 
     progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[detail]}", markup=False),
+        # Where the terminal is narrow, the end of the detail is cut, never the bar.
+        BarColumn(10, table_column=Column(min_width=10)),
+        TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
+        TextColumn("{task.description}{task.fields[detail]}", markup=False),
         console=Console(stderr=True),
         refresh_per_second=4,
         transient=True,
@@ -184,10 +186,14 @@ def sentence(event: dict[str, Any]) -> str:
                 f"{event['tasks']:,} rows were in calls of an earlier start whose answers never reached us; these "
                 f"may have been charged. The rows are {_becomes(event['now'])}."
             )
+        case "retrying" if not event["tasks"]:
+            return "No row failed or is held: nothing goes round again."
         case "retrying":
-            return f"{event['tasks']:,} failed rows go round again."
+            return f"{event['tasks']:,} failed or held row{'' if event['tasks'] == 1 else 's'} asked again."
         case "held":
             return f"Waiting {_seconds(event['seconds'])} for the server ({printable(event['reason'])})."
+        case "stopping" if not event["in_flight"]:
+            return f"Stopping ({event['reason']}): no call is in flight."
         case "stopping":
             return (
                 f"Stopping ({event['reason']}): waiting up to {_seconds(event['grace'])} for "
@@ -242,6 +248,24 @@ def _detail(event: dict[str, Any]) -> str:
         parts.append(f"bound by {event['bound_by']}")
     else:
         parts.append(f"waiting {_seconds(event['held_for'])} ({printable(event['held_because'])})")
+    return ", ".join(parts)
+
+
+def _beside_bar(event: dict[str, Any]) -> str:
+    """What stands beside the bar: the same in 60 characters or so; what is worth most comes first."""
+    parts = [f"{event['failed']:,} failed"] if event["failed"] else []
+    if event["held_for"]:
+        parts.append(f"waiting {_seconds(event['held_for'])} for the server")
+    else:
+        parts.append(f"{event['rows_per_second']:,} rows/s")
+    if event["eta_seconds"] is not None:
+        parts.append(f"{_seconds(event['eta_seconds'])} left")
+    tokens = event["input_tokens"] + event["output_tokens"]
+    parts.append(f"{tokens:,} tokens" if tokens < 100_000 else f"{tokens // 1000:,}k tokens")
+    if event["cost_usd"] is not None:
+        parts.append(f"${Decimal(event['cost_usd']):.4f}")
+    if not event["held_for"]:
+        parts.append(f"bound by {event['bound_by']}")
     return ", ".join(parts)
 
 

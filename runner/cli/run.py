@@ -74,7 +74,7 @@ def resume_command(ctx: click.Context, /, run_name: str, **options: Any) -> None
 @handling_options
 @click.pass_context
 def retry_command(ctx: click.Context, /, run_name: str, **options: Any) -> None:
-    """Send the failed rows of a run round again, and nothing else.
+    """Send the failed and the held rows of a run round again, and nothing else.
 
     RUN is a run's id, a unique beginning of it, or `last`.
     """
@@ -219,4 +219,8 @@ def _stored(run_name: str, options: dict[str, Any]) -> Stored:
     options["skip_invalid"] = options["skip_invalid"] or found.skip_invalid
     if options["provider"] is None and identity.provider == "sim":
         options["provider"] = "sim"
-    return Stored(found.name, with_handling(Job.thaw(dict(found.job)), options), identity)
+    job = with_handling(Job.thaw(dict(found.job)), options)
+    # Another account is said before a key is missed that only the wrong one would need.
+    with account_of(options, lambda _: None, asks=False) as account:
+        check_same_account(identity, identity_of(job, account), found.name)
+    return Stored(found.name, job, identity)

@@ -60,8 +60,12 @@ def forget_command(run_name: str, yes: bool, store: str | None) -> None:
     run's id, a unique beginning of it, or `last`.
     """
     from runner.keeping import forget
+    from runner.store import runs
+    from runner.store.database import Store
 
     if not yes:
+        with Store.read_only(store_url(store)) as kept, kept.read() as connection:
+            run_name = runs.find(connection, run_name).name
         click.confirm(
             f"Delete run {run_name} and all answers of its series from {store_url(store)}?",
             abort=True,

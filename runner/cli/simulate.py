@@ -24,6 +24,13 @@ from runner.errors import UsageError
 @click.option(
     "--batch-time", type=Duration(), default="5s", show_default=True, help="How long a batch takes."
 )
+@click.option(
+    "--profile",
+    type=click.Choice(["openai", "azure"]),
+    default="openai",
+    show_default=True,
+    help="Whose Batch API it speaks.",
+)
 def simulate_command(
     port: int,
     rpm: int | None,
@@ -32,6 +39,7 @@ def simulate_command(
     faults: str | None,
     seed: int,
     batch_time: float,
+    profile: str,
 ) -> None:
     """Serve the OpenAI API's protocol on this machine, without a key and at no cost.
 
@@ -40,17 +48,24 @@ def simulate_command(
 
     \b
     runner simulate --rpm 500 --faults 429=0.05,500=0.02
-    runner run jobs/classify_tickets.yaml --base-url http://127.0.0.1:8321/v1
+    runner run jobs/classify_tickets.yaml --provider sim --base-url http://127.0.0.1:8321/v1
     """
     from runner.simulator import BadFaults, Settings, serve_forever
 
     settings = Settings(
-        port=port, rpm=rpm, tpm=tpm, latency=latency, faults=faults, seed=seed, batch_time=batch_time
+        port=port,
+        rpm=rpm,
+        tpm=tpm,
+        latency=latency,
+        faults=faults,
+        seed=seed,
+        batch_time=batch_time,
+        profile=profile,
     )
     try:
         serve_forever(settings, lambda url: click.echo(f"Simulating at {url} (Ctrl-C ends it)"))
     except BadFaults as error:
-        raise UsageError(f"--faults: {error}") from error
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(
             f"Port {port} cannot be used: {error.strerror or error}. Name another with --port."

@@ -57,7 +57,8 @@ def _table(runs: list[dict[str, Any]]) -> list[str]:
 def _one(run: dict[str, Any]) -> list[str]:
     lines = [
         f"Run       {run['run']} of {run['job']}: {run['state']}",
-        f"Where     {run['provider']} at {run['origin']}",
+        "Where     "
+        + ("the simulator" if run["origin"] == "sim" else f"{run['provider']} at {run['origin']}"),
         f"Input     {run['input']}",
         f"Output    {run['output'] or 'none named'}",
         f"Rows      {run['rows']:,} in, {_count(run['ok'])} answered, {_count(run['failed'])} failed, "
@@ -65,7 +66,7 @@ def _one(run: dict[str, Any]) -> list[str]:
         + (f", {run['held']:,} held" if run["held"] else ""),
         f"Cost      {_cost(run['cost_usd'])}"
         + (f", up to ${run['at_risk_usd']} at risk" if run["at_risk_usd"] not in (None, "0") else ""),
-        f"Calls     {run['requests']:,} requests, {run['retries']:,} retries, {run['rate_limited']:,} refused for speed",
+        f"Calls     {run['requests']:,} sent, {run['retries']:,} again, {run['rate_limited']:,} refused for speed",
         f"Started   {run['started_at']}",
     ]
     if run["finished_at"]:
@@ -75,7 +76,9 @@ def _one(run: dict[str, Any]) -> list[str]:
         lines.append(f"Rate      {run['rows_per_second']:,} rows/s{eta}")
     for error in run["errors"]:
         status = f" (HTTP {error['status']})" if error["status"] else ""
-        lines.append(f"Error     {error['times']:,} times {error['code']}{status}")
+        lines.append(
+            f"Error     {error['code']}{status}, {error['times']:,} call{'' if error['times'] == 1 else 's'}"
+        )
     lines.append(f"Next      {run['next']}")
     return lines
 

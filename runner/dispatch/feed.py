@@ -23,6 +23,8 @@ from runner.tokens import Estimates
 STOCK = 256
 PACKED_STOCK = 2 * packing.MOST_TEXTS
 STOCK_BYTES = 16 * 2**20
+ENOUGH_BYTES = 4 * 2**20
+"""Records of so many bytes fill a pack, as a rule: 300,000 tokens are about one and a half million bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class Feed:
         self._stock: deque[Ready] = deque()
         self._again: deque[Call] = deque()
         self._handed_out: set[int] = set()
-        self._most_texts = packing.MOST_TEXTS
+        self._texts = packing.Portion(packing.MOST_TEXTS)
+        self._tokens = packing.Portion(packing.MOST_TOKENS)
         self._base64 = True
         self._size = PACKED_STOCK if questions.can_pack else STOCK
 
@@ -79,7 +82,7 @@ class Feed:
         fault could not find out whether the server is well again.
         """
         if self._again:
-            return self._again.popleft()
+            return self._asked_again()
         if not self._stock:
             self._restock()
         if to_probe:
@@ -97,6 +100,8 @@ class Feed:
         hold, its halves do. Their tasks stay handed out all the while, or a reading in between would hand them
         out twice.
         """
+        if signal.missed:
+            self._tokens.missed(call.demand.input_tokens)
         if signal.refused_for_speed:
             self._again.append(call)
         elif signal.split:
@@ -109,12 +114,25 @@ class Feed:
 
     def answered(self, call: Call) -> None:
         """A call was answered: where it is the second half of one that was refused, that one was too large."""
+        self._texts.answered(len(call.asked))
+        self._tokens.answered(call.demand.input_tokens)
         split = call.split_from
         if split is None:
             return
         split.pending -= 1
         if split.pending == 0:
-            self._most_texts = max(1, min(self._most_texts, (split.size + 1) // 2))
+            self._texts.too_large(split.size, (split.size + 1) // 2)
+
+    def halve(self, call: Call) -> None:
+        """A packed call that was handed out is not to be made: its halves come next."""
+        self._again.extendleft(reversed(packing.halves(call, refused=False)))
+
+    def _asked_again(self) -> Call:
+        call = self._again.popleft()
+        while call.is_packed and call.demand.input_tokens > self._tokens.most:
+            self.halve(call)
+            call = self._again.popleft()
+        return call
 
     def _bring_fresh_forward(self) -> None:
         if all(self._has_failed(one.task_id) for one in self._stock) and self._more():
@@ -134,10 +152,9 @@ class Feed:
     def _read(self) -> list[Ready]:
         held = {one.task_id for one in self._stock} | self._handed_out if self._stock else self._handed_out
         with self._store.read() as connection:
-            found = tasks.ready(
-                connection, run_id=self._run_id, limit=self._size + len(held), max_bytes=STOCK_BYTES
+            return tasks.ready(
+                connection, run_id=self._run_id, limit=self._size, max_bytes=STOCK_BYTES, besides=held
             )
-        return [one for one in found if one.task_id not in held]
 
     def _single(self, ready: Ready) -> Call:
         self._handed_out.add(ready.task_id)
@@ -161,9 +178,9 @@ class Feed:
         start = packing.part(question.request)
         if start is None:
             return self._single(first)
-        most = packing.most_texts(first.attempts, self._most_texts)
+        most = packing.most_texts(first.attempts, self._texts.most)
         self._fill_up(most)
-        pack = _Pack(self._most(), self._prices, self._estimates)
+        pack = _Pack(self._most(), self._tokens.most, self._prices, self._estimates)
         pack.take(question, start, first)
         others: list[Ready] = []
         while self._stock and len(pack.asked) < most:
@@ -180,15 +197,19 @@ class Feed:
         return pack.call(base64=self._base64)
 
     def _fill_up(self, count: int) -> None:
-        while len(self._stock) < count - 1 and self._more():
+        while len(self._stock) < count - 1 and self._stock_bytes() < ENOUGH_BYTES and self._more():
             self._stock.extend(self._read())
+
+    def _stock_bytes(self) -> int:
+        return sum(len(one.record) for one in self._stock)
 
 
 class _Pack:
     """A packed call in the making."""
 
-    def __init__(self, most: Most, prices: Prices, estimates: Estimates) -> None:
+    def __init__(self, most: Most, most_guessed: int, prices: Prices, estimates: Estimates) -> None:
         self._most = most
+        self._most_guessed = most_guessed
         self._prices = prices
         self._estimates = estimates
         self._texts: list[object] = []
@@ -201,16 +222,15 @@ class _Pack:
         """Add one text, unless it would be too much. The first is never too much."""
         demand = question.endpoint.demand(question.request, len(question.body))
         likely = self._estimates.of(question.endpoint.name, question.model, demand, len(question.body))
-        tokens = self._tokens + likely.input
+        tokens, guessed = self._tokens + likely.input, self._guessed + demand.input_tokens
         one = worst_case(question, demand, self._prices)
         worst = None if self._worst is None or one is None else self._worst + one
         too_dear = self._most.cost is not None and worst is not None and worst > self._most.cost
         if not self.asked:
             self._first = question
-        elif tokens > self._most.tokens or too_dear:
+        elif tokens > self._most.tokens or guessed > self._most_guessed or too_dear:
             return False
-        self._tokens, self._worst = tokens, worst
-        self._guessed += demand.input_tokens
+        self._tokens, self._guessed, self._worst = tokens, guessed, worst
         self._texts.append(part.text)
         self.asked.append(Asked(ready.task_id, ready.line, ready.key, ready.attempts, part.weight))
         return True

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runner.model import Call
+from runner.model import Call, Reply
+
+HANDFUL = 64
+"""The most calls that start, or settle, in one go."""
+
+UNPROVEN = 20
+"""The most calls in flight before the first is answered: what is wrong with all of them is found out by few."""
+
+HANDFUL_BYTES = 64 * 2**20
+"""The most bytes of answers that settle in one go."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,3 +35,13 @@ class Pause:
     by_time: bool = False
     by_gate: bool = False
     is_end: bool = False
+
+
+def handful(replies: Sequence[Reply]) -> int:
+    """How many of these replies settle in one go: one, or as many as are not too many and not too large."""
+    size = 0
+    for count, reply in enumerate(replies[:HANDFUL]):
+        size += len(reply.body)
+        if count and size > HANDFUL_BYTES:
+            return count
+    return min(len(replies), HANDFUL)

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from runner.dispatch.feed import Feed, Nothing
-from runner.dispatch.flight import Flight, Pause
+from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, handful
 from runner.dispatch.gate import Gate
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
@@ -27,12 +27,6 @@ Send = Callable[[Call], Coroutine[object, object, Reply]]
 ClaimCalls = Callable[[Sequence[Call]], Awaitable[Sequence[int]]]
 Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaitable[object]]]
 """What ended calls mean for the others, at once, and what to await until that is in the store."""
-
-HANDFUL = 64
-"""The most calls that start, or settle, in one go."""
-
-HANDFUL_BYTES = 64 * 2**20
-"""The most bytes of answers that settle in one go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +72,8 @@ class Online:
         self._next_charge = 0.0
         self._is_reserved = False
         self._in_flight = 0
+        self.unsaved = 0
+        """How many tasks are in flight, or have come back and are not in the store yet."""
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
         self._sending: set[asyncio.Task[Reply]] = set()
         self._landed: list[tuple[Flight, Reply]] = []
@@ -85,7 +81,7 @@ class Online:
         self._unsaved: set[asyncio.Future[object]] = set()
         self._progress = asyncio.Event()
         self._launching = anyio.CancelScope()
-        self._stopping = False
+        self._stopping = self._is_proven = False
         self._reason: Exception | None = None
         self._broken: BaseException | None = None
         self._unclaimed: BaseException | None = None
@@ -160,7 +156,8 @@ class Online:
     def _gather(self) -> tuple[list[Flight], Pause]:
         """The calls that may start now, a handful at most, and what keeps more from it."""
         flights: list[Flight] = []
-        room = min(HANDFUL, self._limiter.window - self._in_flight)
+        window = self._limiter.window if self._is_proven else min(self._limiter.window, UNPROVEN)
+        room = min(HANDFUL, window - self._in_flight)
         while len(flights) < room and not self._stopping:
             pause = self._hindrance()
             if pause is not None:
@@ -176,8 +173,14 @@ class Online:
                 return Pause(found.due_in, is_end=found.due_in is None and self._is_idle)
             self._next, self._next_charge = found, self._charge(found)
         if not self._is_reserved and not self._reserve(self._next):
-            if self._is_idle:
-                self.stop(self._on_budget())
+            if not self._is_idle:
+                return Pause()
+            if self._next.is_packed:
+                # What is left may do for a part of it.
+                self._feed.halve(self._next)
+                self._next = None
+                return self._hindrance()
+            self.stop(self._on_budget())
             return Pause()
         self._is_reserved = True
         now = self._wiring.clock()
@@ -194,6 +197,7 @@ class Online:
         assert self._next is not None
         call, self._next, self._is_reserved = self._next, None, False
         self._in_flight += 1
+        self.unsaved += len(call.asked)
         return Flight(call, self._limiter.start(now, self._next_charge), prober)
 
     def _claim(self, flights: list[Flight]) -> None:
@@ -203,15 +207,14 @@ class Online:
 
     def _claimed(self, flights: list[Flight], claiming: asyncio.Future[Sequence[int]]) -> None:
         self._claiming.discard(claiming)
-        if claiming.cancelled() or (error := claiming.exception()) is not None:
+        if (error := asyncio.CancelledError() if claiming.cancelled() else claiming.exception()) is not None:
             # None of them has left. Those that have are settled before this is raised.
-            self._unclaimed = self._unclaimed or (None if claiming.cancelled() else error)
+            self._unclaimed = self._unclaimed or error
             self._in_flight -= len(flights)
             self._launching.cancel()
             self._touch()
             return
-        ids = claiming.result()
-        for one, number in zip(flights, ids, strict=True):
+        for one, number in zip(flights, claiming.result(), strict=True):
             one.call.id = number
             if self._stopping or not (one.prober or self._gate.is_open):
                 self._land(one, NOT_STARTED)
@@ -248,6 +251,7 @@ class Online:
         landed = self._take_landed()
         signals, saving = self._wiring.settle([(flight.call, reply) for flight, reply in landed])
         for (flight, reply), signal in zip(landed, signals, strict=True):
+            self._is_proven |= reply.status == 200
             # What was never asked proves nothing about the server.
             if reply is not NOT_STARTED and reply is not MODEL_GONE:
                 self._obey(signal, reply, flight)
@@ -256,20 +260,28 @@ class Online:
         self._in_flight -= len(landed)
         saved = asyncio.ensure_future(saving)
         self._unsaved.add(saved)
-        saved.add_done_callback(partial(self._saved, landed, signals))
+        # The calls alone: a packed answer that waits to be saved is kept in its own form, and need not lie here too.
+        ended = [
+            (flight.call, signal, reply.status == 200)
+            for (flight, reply), signal in zip(landed, signals, strict=True)
+        ]
+        saved.add_done_callback(partial(self._saved, ended))
         self._touch()
 
-    def _saved(
-        self, landed: list[tuple[Flight, Reply]], signals: Sequence[Signal], saved: asyncio.Future[object]
-    ) -> None:
+    def _saved(self, ended: Sequence[tuple[Call, Signal, bool]], saved: asyncio.Future[object]) -> None:
         self._unsaved.discard(saved)
+        self.unsaved -= sum(len(call.asked) for call, _, _ in ended)
         if not saved.cancelled() and (error := saved.exception()) is not None:
             self._break(error)
             return
-        for (flight, reply), signal in zip(landed, signals, strict=True):
-            self._feed.settled(flight.call, signal)
-            if reply.status == 200:
-                self._feed.answered(flight.call)
+        try:
+            for call, signal, is_whole in ended:
+                self._feed.settled(call, signal)
+                if is_whole and signal.healthy and not signal.split:
+                    self._feed.answered(call)
+        except BaseException as error:  # noqa: BLE001 - the outermost frame of a callback
+            # Its error would be told to nobody, and what it left out be waited for without end.
+            self._break(error)
         self._touch()
 
     def _break(self, error: BaseException) -> None:
@@ -281,12 +293,7 @@ class Online:
         self._touch()
 
     def _take_landed(self) -> list[tuple[Flight, Reply]]:
-        size = count = 0
-        for _, reply in self._landed:
-            if count == HANDFUL or (count and size + len(reply.body) > HANDFUL_BYTES):
-                break
-            size += len(reply.body)
-            count += 1
+        count = handful([reply for _, reply in self._landed[:HANDFUL]])
         taken, self._landed = self._landed[:count], self._landed[count:]
         if not self._landed:
             self._arrival.clear()

@@ -216,6 +216,11 @@ class Limiter:
         if now - self._announced.changed_at < 2 * SLICE and not self._ramping:
             # What is refused was sent under another limit than the one just told.
             self._volley.last = self._started
+        elif (beyond := self._start_of(ticket)[1] * self._charge - self._tokens.room) > 0 and self.is_told:
+            # Larger than a slice: its size may be why, which tells nothing of the rate. It pays off nothing, either.
+            self._tokens.give_back(beyond)
+            self._volley.last = self._started
+            return True
         elif self._count(now, ticket, slow_down=slow_down):
             self._reopening.close(now, self._started + 1)
             return True

@@ -117,9 +117,10 @@ def _refuse(store: Store, run_id: int, got: Ingested, *, skip_invalid: bool) -> 
     if cut:
         raise BadInput(f"The input cannot be read to its end (line {cut}): give the whole file.", first)
     if got.invalid and not skip_invalid:
+        more = f" The first {LISTED_FAULTS} are shown; `runner run` writes all to a file, and asks nothing."
         raise BadInput(
-            f"{got.invalid:,} of {got.rows:,} lines cannot be asked. Mend them, or plan without them: "
-            "--skip-invalid.",
+            f"{got.invalid:,} of {got.rows:,} lines cannot be asked.{more if got.invalid > LISTED_FAULTS else ''} "
+            "Mend them, or plan without them: --skip-invalid.",
             first,
         )
 

@@ -35,7 +35,7 @@ from runner.settle.packed import PackReader, refuses_base64
 from runner.settle.stops import in_short, stop_for
 from runner.settle.tally import Tally
 from runner.store.clock import moment, now
-from runner.store.tasks import NewAnswer, Settlement, checksum
+from runner.store.tasks import NewAnswer, Settlement
 from runner.structured import Checker
 from runner.tokens import Estimates
 
@@ -225,12 +225,14 @@ class Settler:
             )
             counted, close, release = verdict.counted, verdict.close, verdict.release
         self._again(one, call.asked, counted=counted)
-        return Signal(hold=close, release=release, reason=in_short(finding))
+        missed = call.is_packed and finding.kind is Kind.AMBIGUOUS and one.reply.fault != "abandoned"
+        return Signal(hold=close, release=release, missed=missed, reason=in_short(finding))
 
     def _again(self, one: _Ended, tasks: Sequence[Asked], *, counted: bool) -> None:
         """Each of these tasks is asked again, later, unless its attempts are used up or the user says no."""
         ambiguous = one.finding.kind is Kind.AMBIGUOUS
         retry, on_ambiguous = self._policy.retry, self._policy.on_ambiguous
+        waits: dict[int, float] = {}
         for asked in tasks:
             attempts = asked.attempts + counted
             to = TaskState.READY
@@ -244,8 +246,10 @@ class Settler:
                 self.tally.retries += 1
             if to is not TaskState.READY:
                 self._outage.forget(asked.task_id)
-            wait = pause(attempts, self._random, asked=one.finding.wait, cap=retry.max_wait)
-            one.end(asked, to, attempts, is_error=to is not TaskState.READY, wait=wait)
+            if attempts not in waits:
+                # Alike for all: texts that are due one by one could share no request.
+                waits[attempts] = pause(attempts, self._random, asked=one.finding.wait, cap=retry.max_wait)
+            one.end(asked, to, attempts, is_error=to is not TaskState.READY, wait=waits[attempts])
 
     def _refused_for_all(self, one: _Ended) -> Signal:
         call, finding = one.call, one.finding
@@ -260,6 +264,7 @@ class Settler:
             wait=finding.wait,
             refused_for_speed=finding.kind is Kind.RATE_LIMITED,
             slow_down=finding.code == "slow_down",
+            missed=call.is_packed,
             reason=in_short(finding),
         )
 
@@ -280,7 +285,6 @@ class Settler:
             reply.status,
             reply.request_id,
             body,
-            checksum(body),
             model,
             tier,
             usage,

@@ -35,7 +35,7 @@ class Alike:
         request = f", request {reply.request_id}" if reply.request_id else ""
         return BadConfiguration(
             f"The first {self._count} rows were all refused alike, with HTTP {finding.status} {finding.code}{request}: "
-            f"{finding.message} The rest was not asked. Correct the request or the model in the job, or the base "
-            "URL, and run the same command again; where the server was at fault, `runner retry last` asks the "
+            f"{finding.message} Nothing more is asked. Correct the request or the model in the job, or the base "
+            "URL, and run the same command again; where the server was at fault, `runner retry RUN` asks the "
             "refused rows again."
         )

@@ -30,7 +30,13 @@ def stop_for(finding: Finding, reply: Reply, *, max_wait: float, now: datetime) 
 
 
 def in_short(finding: Finding) -> str:
-    """Status and code, as in `HTTP 429 rate_limit_exceeded`."""
+    """Status and code, as in `HTTP 429 rate_limit_exceeded`; where no answer came, what happened instead."""
+    if finding.status is None and finding.message:
+        return finding.message
+    return _named(finding)
+
+
+def _named(finding: Finding) -> str:
     status = f"HTTP {finding.status} " if finding.status else ""
     return f"{status}{finding.code or finding.kind.value}"
 
@@ -39,7 +45,7 @@ def _told(finding: Finding, reply: Reply, advice: str) -> str:
     request = f", request {reply.request_id}" if reply.request_id else ""
     said = f": {finding.message}" if finding.message else ""
     return (
-        f"The provider refused with {in_short(finding)}{request}{said} "
+        f"The provider refused with {_named(finding)}{request}{said} "
         f"What is answered is kept. {advice} the same command again."
     )
 

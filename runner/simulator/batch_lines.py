@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from runner.simulator import embeddings
+from runner.simulator.ledger import body_digest
 from runner.simulator.models import Catalogue
+from runner.simulator.profiles import Profile
 from runner.simulator.refusal import Refusal
 
-MAX_LINES = 50_000
 MAX_EMBEDDING_INPUTS = 50_000
 MAX_ERRORS = 100
 _REQUIRED = ("custom_id", "method", "url", "body")
@@ -21,20 +23,29 @@ _PROMPTS = {"/v1/chat/completions": "messages", "/v1/responses": "input", "/v1/e
 
 @dataclass(slots=True)
 class Lines:
-    """What is known of a batch's lines while they are checked one after another."""
+    """What is known of a batch's lines while they are checked one after another.
+
+    `tokens` sums what `count_tokens` says of the bodies, and `digests` gathers their digests, if it is a set.
+    """
 
     endpoint: str
     catalogue: Catalogue
+    profile: Profile
+    count_tokens: Callable[[dict[str, Any]], int] | None = None
+    digests: set[bytes] | None = None
+    tokens: int = 0
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     errors: list[dict[str, Any]] = field(default_factory=list)
     model: str | None = None
     inputs: int = 0
+    last: int = 0
     _ids: set[str] = field(default_factory=set)
     _number: int = 0
 
     def check(self, line: bytes, offset: int) -> None:
         """Checks the next line, which begins at this byte of the file; blank ones are passed over."""
         self._number += 1
+        self.last = self._number
         if not line.strip():
             return
         self.offsets.append(offset)
@@ -62,10 +73,9 @@ class Lines:
             self._error(
                 "empty_file", "The input file is empty. Please ensure that the batch contains requests."
             )
-        if len(self.offsets) > MAX_LINES:
-            self._error(
-                "too_many_tasks", f"The batch has more than {MAX_LINES} requests: {len(self.offsets)}."
-            )
+        most = self.profile.max_lines
+        if len(self.offsets) > most:
+            self._error("too_many_tasks", f"The batch has more than {most} requests: {len(self.offsets)}.")
         if self.inputs > MAX_EMBEDDING_INPUTS:
             message = f"The batch has more than {MAX_EMBEDDING_INPUTS} embedding inputs: {self.inputs}."
             self._error("too_many_tasks", message)
@@ -84,7 +94,7 @@ class Lines:
             self._ids.add(custom_id)
         if request["method"] != "POST":
             self._error("invalid_method", "Invalid method: the only supported method is 'POST'.", "method")
-        if request["url"] != self.endpoint:
+        if self.profile.endpoint(request["url"]) != self.endpoint:
             message = f"The URL provided for this request does not match the batch endpoint {self.endpoint}."
             self._error("invalid_url", message, "url")
 
@@ -111,6 +121,10 @@ class Lines:
             self._error(
                 "streaming_unsupported", "Streaming is not supported in the Batch API.", "body.stream"
             )
+        if self.count_tokens is not None:
+            self.tokens += self.count_tokens(body)
+        if self.digests is not None:
+            self.digests.add(body_digest(body))
 
     def _count_inputs(self, body: dict[str, Any]) -> None:
         try:
@@ -120,26 +134,31 @@ class Lines:
 
     def _error(self, code: str, message: str, param: str | None = None) -> None:
         if len(self.errors) < MAX_ERRORS:
-            line = self._number or None
-            self.errors.append({"code": code, "message": message, "param": param, "line": line})
+            word = self.profile.codes.get(code, code)
+            self.errors.append(error(word, message, param=param, line=self._number or None))
 
 
-def answered(line_id: str, custom_id: str, *, status: int, request_id: str, body: bytes) -> bytes:
+def error(
+    code: str, message: str, *, param: str | None = None, line: int | None = None
+) -> dict[str, str | int | None]:
+    """One entry of a batch's list of errors."""
+    return {"code": code, "message": message, "param": param, "line": line}
+
+
+def answered(line_id: str | None, custom_id: object, *, status: int, request_id: str, body: bytes) -> bytes:
     """A line of the output or error file: an HTTP answer, whose body goes in as it is."""
-    shown = {
-        "id": line_id,
-        "custom_id": custom_id,
-        "response": {"status_code": status, "request_id": request_id, "body": orjson.Fragment(body)},
-        "error": None,
-    }
-    return orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE)
+    response = {"status_code": status, "request_id": request_id, "body": orjson.Fragment(body)}
+    return _line(line_id, custom_id, response, None)
 
 
-def not_run(line_id: str, custom_id: str) -> bytes:
-    """A line of the error file for a request that was never run because its batch was cancelled."""
-    error = {
-        "code": "batch_cancelled",
-        "message": "This request was not executed because the batch was cancelled.",
-    }
-    shown = {"id": line_id, "custom_id": custom_id, "response": None, "error": error}
+def unanswered(line_id: str | None, custom_id: object, code: str, message: str) -> bytes:
+    """A line of the error file for a request that has no HTTP answer."""
+    return _line(line_id, custom_id, None, {"code": code, "message": message})
+
+
+def _line(
+    line_id: str | None, custom_id: object, response: dict[str, Any] | None, error: dict[str, str] | None
+) -> bytes:
+    shown: dict[str, Any] = {} if line_id is None else {"id": line_id}
+    shown.update(custom_id=custom_id, response=response, error=error)
     return orjson.dumps(shown, option=orjson.OPT_APPEND_NEWLINE)

@@ -11,10 +11,11 @@ from typing import Any
 import orjson
 
 from runner.simulator import chat, embeddings, failures, responses
+from runner.simulator.bill import Tokens
 from runner.simulator.buckets import ModelLimits
 from runner.simulator.chance import Chance
-from runner.simulator.faults import ERROR, WIRE, Fault, Script
-from runner.simulator.ledger import Ledger, Tokens, Visits, body_digest
+from runner.simulator.faults import ERROR, LINE, WIRE, Fault, Script
+from runner.simulator.ledger import Ledger, Visits, body_digest
 from runner.simulator.models import Catalogue, Model
 from runner.simulator.question import Body, Question
 from runner.simulator.refusal import Refusal
@@ -33,7 +34,8 @@ _READERS: Mapping[str, Callable[[Body, Model], Question]] = {
 
 @dataclass(slots=True)
 class Result:
-    """What a call comes to: an HTTP answer, and the fault that the wire is to add to it, if any."""
+    """What a call comes to: an HTTP answer, and the fault that the wire, or the line of a batch, is to add to
+    it, if any."""
 
     status: int
     body: bytes
@@ -52,7 +54,7 @@ class Calls:
         self.ledger = Ledger(self.catalogue)
         self._clock = clock
         self._wall = wall
-        self._script = Script(settings.faults, seed=settings.seed)
+        self.script = Script(settings.faults, seed=settings.seed)
         self._vectors = Vectors()
         self._limits: dict[str, ModelLimits] = {}
         self._prompts: OrderedDict[bytes, None] = OrderedDict()
@@ -90,16 +92,43 @@ class Calls:
         except Refusal as refusal:
             return self._refused(refusal, chance, visits, limits)
 
-    def batched(self, endpoint: str, body: Body) -> Result:
-        """Answers a line of a batch: no limits, the batch price, and no faults of the wire."""
+    def batched(self, endpoint: str, body: Body, *, batch_id: str) -> Result:
+        """Answers a line of a batch: no limits, the batch price, no faults of the wire, but those of lines.
+
+        The status is 0 where the line's fault keeps it from being run.
+        """
         digest = body_digest(body)
         chance = Chance(self.settings.seed, digest)
         visits = self.ledger.arrive(endpoint, digest)
+        fault = self.script.choose(digest, visits.arrived, LINE)
+        if fault is not None and not fault.executed:
+            self.ledger.fault(fault.name)
+            return Result(0, b"", {}, _request_id(chance, visits), fault=fault)
         try:
             question = _READERS[endpoint](body, self.catalogue.find(body.get("model")))
-            return self._admitted(endpoint, question, chance, digest, visits=visits, limits=None)
+            result = self._admitted(
+                endpoint, question, chance, digest, visits=visits, limits=None, batch_id=batch_id
+            )
         except Refusal as refusal:
             return self._refused(refusal, chance, visits, None)
+        if fault is not None:
+            self.ledger.fault(fault.name)
+            result.fault = fault
+        return result
+
+    def meet(self, digest: bytes, coming: int, meets: str) -> Fault | None:
+        """The fault that a step of the Batch API meets (`Script.choose`), booked."""
+        fault = self.script.choose(digest, coming, meets)
+        if fault is not None:
+            self.ledger.fault(fault.name)
+        return fault
+
+    def count_input(self, endpoint: str, body: Body) -> int:
+        """The input tokens of a line; 0 where it would be refused."""
+        try:
+            return _READERS[endpoint](body, self.catalogue.find(body.get("model"))).input_tokens
+        except Refusal:
+            return 0
 
     def _admitted(
         self,
@@ -110,10 +139,11 @@ class Calls:
         *,
         visits: Visits,
         limits: ModelLimits | None,
+        batch_id: str | None = None,
     ) -> Result:
         visits.admitted += 1
-        batched = limits is None
-        fault = self._script.choose(digest, visits.admitted)
+        batched = batch_id is not None
+        fault = self.script.choose(digest, visits.admitted)
         if fault is not None and batched and fault.form == WIRE:
             fault = None
         if fault is not None:
@@ -130,6 +160,7 @@ class Calls:
                 base=question.model.base,
                 tier="batch" if batched else question.tier,
                 inputs=question.input_digests,
+                batch_id=batch_id,
             )
         if fault is not None and fault.form == ERROR:
             raise failures.refusal(fault.name, question.model.name, wall=self._wall())

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 
 from runner.simulator import wording
+from runner.simulator.bill import Tokens
 from runner.simulator.chance import Chance
-from runner.simulator.ledger import Tokens
 from runner.simulator.models import Model
 from runner.simulator.question import Body, Prompt, Question, check_format, count_tokens, refuse_stream
 from runner.simulator.refusal import Refusal, check_whole_number, invalid_value, missing, wrong_type

@@ -7,7 +7,7 @@ import hashlib
 import sys
 from typing import Any
 
-from runner.simulator.ledger import Tokens
+from runner.simulator.bill import Tokens
 from runner.simulator.models import Model
 from runner.simulator.question import Body, Question, count_tokens
 from runner.simulator.refusal import Refusal, check_whole_number, invalid_value, missing, wrong_type

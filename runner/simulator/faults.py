@@ -1,38 +1,58 @@
-"""Faults that the simulator can meet calls with, and the text that asks for them.
+"""Faults that the simulator can meet calls, files and batches with, and the text that asks for them.
 
-`NAME=RATE` pairs with commas between them; a rate is a share of all calls, from 0 to 1:
+`NAME=RATE` pairs with commas between them; a rate is a share of all that the fault can meet, from 0 to 1:
 
-    429=0.05,500=0.02,lost=0.01@first,400=0.1@always
+    429=0.05,500=0.02,lost=0.01@first,400=0.1@always,batch-expired:0.4=1@first
 
 Each call is judged by itself: by the seed, its body, and how often that body has come. `@first` meets only
 the first coming of a body, so that asking again helps; `@always` chooses bodies, and meets each coming of
-them.
+them. Uploads, creations and downloads are judged likewise by the file's content, polls by the batch, lists
+by their number. The fate of a batch is judged by its file; it comes first if one of its requests does.
+Some names take a figure after a colon: `create-late:3=1` comes three seconds late.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from runner.simulator.chance import Chance
 
 ERROR, ANSWER, WIRE = "error", "answer", "wire"
+UPLOAD, CREATE, CANCEL, POLL = "uploads", "creations", "cancellations", "polls"
+LIST, LISTED, PROCESSED, DOWNLOAD = "lists", "listed objects", "uploaded files", "downloads"
+FATE, LINE, OUTPUT, ERRORS, RESULT = "batches", "lines", "output files", "error files", "result files"
+_CALLS = "calls"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way for a call to go wrong.
+    """One way for a call, or for a step of the Batch API, to go wrong.
 
     `form` says where it lives: an ERROR is a status with the API's error body, an ANSWER an odd body under a
-    200, the WIRE everything that is not a proper HTTP answer of this API. `executed` calls have cost money.
+    200, the WIRE everything that is not a proper HTTP answer of this API; all others are kinds of what happens
+    to files and batches. `executed` calls have cost money, and `executed` steps have been taken. `figure` is
+    what the name takes after a colon, in `unit`s (seconds, or a share from 0 to 1).
     """
 
     name: str
     form: str
     executed: bool
     meaning: str
+    figure: float = 0.0
+    unit: str = ""
+
+    @property
+    def meets(self) -> str:
+        """What it meets, in the plural; what meets the same is chosen between."""
+        return _CALLS if self.form in (ERROR, ANSWER, WIRE) else self.form
+
+    @property
+    def manner(self) -> str:
+        """Its name without the word for what it meets."""
+        return self.name.partition("-")[2]
 
 
 def _table(*rows: Fault) -> Mapping[str, Fault]:
@@ -91,6 +111,99 @@ FAULTS = _table(
     Fault("hang", WIRE, True, "executed, and never answered"),
 )
 
+BATCH_FAULTS = _table(
+    Fault("upload-reset", UPLOAD, False, "connection reset, nothing kept"),
+    Fault("upload-lost", UPLOAD, True, "kept, then the connection is reset"),
+    Fault("upload-500", UPLOAD, False, "server error, nothing kept"),
+    Fault("upload-500-kept", UPLOAD, True, "server error, though the file is kept"),
+    Fault("upload-429", UPLOAD, False, "too many uploads"),
+    Fault("upload-hang", UPLOAD, True, "kept, and never answered"),
+    Fault("file-late", PROCESSED, True, "an upload is processed only so much later", 2.0, "seconds"),
+    Fault("create-reset", CREATE, False, "connection reset, no batch made"),
+    Fault("create-lost", CREATE, True, "batch made, then the connection is reset"),
+    Fault("create-late", CREATE, False, "connection reset; the batch is made so much later", 2.0, "seconds"),
+    Fault("create-500", CREATE, False, "server error, no batch made"),
+    Fault("create-500-made", CREATE, True, "server error, though the batch is made"),
+    Fault("create-html", CREATE, True, "batch made, answered by a gateway's page of HTML"),
+    Fault("create-truncated", CREATE, True, "batch made, half of the answer comes"),
+    Fault("create-hang", CREATE, True, "batch made, never answered"),
+    Fault("create-429", CREATE, False, "too many batches an hour"),
+    Fault("create-tokens", CREATE, False, "400 token_limit_exceeded: the queue is full"),
+    Fault("create-money", CREATE, False, "429 insufficient_quota"),
+    Fault("cancel-reset", CANCEL, False, "connection reset, nothing cancelled"),
+    Fault("cancel-lost", CANCEL, True, "cancelled, then the connection is reset"),
+    Fault("cancel-500", CANCEL, False, "server error, nothing cancelled"),
+    Fault("list-lag", LISTED, True, "a file or batch is in the lists only so much later", 2.0, "seconds"),
+    Fault("list-500", LIST, False, "server error"),
+    Fault("list-429", LIST, False, "rate limit"),
+    Fault("list-reset", LIST, False, "connection reset"),
+    Fault("list-none", LIST, False, "404: this server has no lists"),
+    Fault("list-empty", LIST, True, "a list with nothing in it"),
+    Fault("list-overlap", LIST, True, "a page begins with what the page before ended with"),
+    Fault("poll-404", POLL, False, "no such batch"),
+    Fault("poll-429", POLL, False, "rate limit"),
+    Fault("poll-500", POLL, False, "server error"),
+    Fault("poll-outage", POLL, False, "server errors for so long, once a batch", 60.0, "seconds"),
+    Fault("poll-reset", POLL, False, "connection reset"),
+    Fault("poll-html", POLL, False, "200 with a page of HTML"),
+    Fault("poll-hang", POLL, False, "never answered"),
+    Fault("poll-flap", POLL, True, "the state before the present one"),
+    Fault("poll-unknown", POLL, True, "a state that nobody knows"),
+    Fault("poll-counts-down", POLL, True, "request_counts smaller than before"),
+    Fault("poll-counts-null", POLL, True, "no request_counts"),
+    Fault("batch-expired", FATE, True, "expires when such a share is done", 0.4, "share"),
+    Fault("batch-cancelled", FATE, True, "somebody cancels it when such a share is done", 0.4, "share"),
+    Fault("batch-invalid", FATE, False, "failed: its last line is said to be no JSON"),
+    Fault("batch-unseen", FATE, False, "failed: cannot find the file, which is there"),
+    Fault("batch-tokens", FATE, False, "failed: token_limit_exceeded"),
+    Fault("batch-money", FATE, False, "failed: billing_hard_limit_reached"),
+    Fault("batch-slow-validating", FATE, True, "so long in validating", 3600.0, "seconds"),
+    Fault("batch-slow-in_progress", FATE, True, "so long in in_progress", 3600.0, "seconds"),
+    Fault("batch-slow-finalizing", FATE, True, "so long in finalizing", 3600.0, "seconds"),
+    Fault("batch-slow-cancelling", FATE, True, "so long in cancelling", 3600.0, "seconds"),
+    Fault("line-0", LINE, False, "status_code 0, empty body, no error; counted as completed"),
+    Fault("line-429", LINE, False, "rate limit, in the error file"),
+    Fault("line-500", LINE, False, "server error, in the error file"),
+    Fault("line-500-output", LINE, False, "server error, in the output file"),
+    Fault("line-error", LINE, False, "no response, but an error object"),
+    Fault("line-missing", LINE, False, "not run, and in neither file; counted as completed"),
+    Fault("line-lost", LINE, True, "run, and in neither file; counted as completed"),
+    Fault("line-doubled", LINE, True, "twice in the output file"),
+    Fault("line-conflict", LINE, True, "twice in the output file, with different answers"),
+    Fault("line-both", LINE, True, "in the output file, and as a server error in the error file"),
+    Fault("line-stranger", LINE, True, "followed by a line whose custom_id nobody sent"),
+    Fault("line-null-id", LINE, True, "custom_id null"),
+    Fault("line-number-id", LINE, True, "custom_id a number"),
+    Fault("line-no-id", LINE, True, "without the line's own id"),
+    Fault("line-u2028", LINE, True, "U+2028, U+2029 and U+0085 raw in the answer's text"),
+    Fault("line-utf8", LINE, True, "bytes that are no UTF-8"),
+    Fault("line-cut", LINE, True, "only half of the line"),
+    Fault("output-null", OUTPUT, True, "output_file_id null"),
+    Fault("output-blank", OUTPUT, True, "output_file_id an empty string"),
+    Fault("output-404", OUTPUT, True, "the output file is gone"),
+    Fault("output-late", OUTPUT, True, "output_file_id null for so long after the end", 2.0, "seconds"),
+    Fault("errors-null", ERRORS, True, "error_file_id null"),
+    Fault("errors-blank", ERRORS, True, "error_file_id an empty string"),
+    Fault("errors-404", ERRORS, True, "the error file is gone"),
+    Fault("errors-empty", ERRORS, True, "an error file with nothing in it, where there are no errors"),
+    Fault("result-no-newline", RESULT, True, "the last line does not end"),
+    Fault("result-crlf", RESULT, True, "lines end with CR LF"),
+    Fault("result-blank-lines", RESULT, True, "blank lines between the lines"),
+    Fault("result-bom", RESULT, True, "files begin with a byte order mark"),
+    Fault("result-counts", RESULT, True, "request_counts say that all is completed"),
+    Fault("result-no-usage", RESULT, True, "the batch has no usage"),
+    Fault("download-cut", DOWNLOAD, True, "the connection ends after such a share", 1 / 3, "share"),
+    Fault("download-short", DOWNLOAD, True, "such a share, as if it were all", 1 / 3, "share"),
+    Fault("download-long", DOWNLOAD, True, "Content-Length says more than there is"),
+    Fault("download-stall", DOWNLOAD, True, "such a share, and then nothing", 1 / 3, "share"),
+    Fault("download-gzip", DOWNLOAD, True, "compressed"),
+    Fault("download-reset", DOWNLOAD, False, "connection reset"),
+    Fault("download-404", DOWNLOAD, False, "no such file"),
+    Fault("download-403", DOWNLOAD, False, "not allowed"),
+    Fault("download-500", DOWNLOAD, False, "server error"),
+)
+_NAMES: Mapping[str, Fault] = MappingProxyType({**FAULTS, **BATCH_FAULTS})
+
 _SCOPES = ("always", "first", "each")
 
 
@@ -99,62 +212,83 @@ class BadFaults(ValueError):
 
 
 class Script:
-    """Which call meets which fault; the same for the same seed."""
+    """Which call, file or batch meets which fault; the same for the same seed."""
 
     def __init__(self, text: str | None, *, seed: int) -> None:
         self._seed = seed
         self._rows = _parse(text or "")
 
-    def choose(self, digest: bytes, coming: int) -> Fault | None:
-        """The fault for the `coming`-th time (from 1) that the body of this digest passes the limits."""
-        if not self._rows:
+    def choose(self, digest: bytes, coming: int, meets: str = _CALLS) -> Fault | None:
+        """The fault for the `coming`-th time (from 1) that what has this digest comes: for calls, that the body
+        passes the limits."""
+        if not self.has(meets):
             return None
         chance = Chance(self._seed, digest)
+        word = "" if meets == _CALLS else f" {meets}"
         for scope in _SCOPES:
-            rows = self._rows.get(scope)
+            rows = self._rows.get((meets, scope))
             if rows is None or (scope == "first" and coming != 1):
                 continue
-            left = chance.unit(f"fault {scope} {coming if scope == 'each' else ''}")
+            left = chance.unit(f"fault {scope} {coming if scope == 'each' else ''}{word}")
             for fault, rate in rows:
                 if left < rate:
                     return fault
                 left -= rate
         return None
 
+    def has(self, meets: str) -> bool:
+        """Whether anything of this kind can meet a fault."""
+        return any((meets, scope) in self._rows for scope in _SCOPES)
 
-def _parse(text: str) -> dict[str, list[tuple[Fault, float]]]:
-    rows: dict[str, list[tuple[Fault, float]]] = {}
+
+def _parse(text: str) -> dict[tuple[str, str], list[tuple[Fault, float]]]:
+    rows: dict[tuple[str, str], list[tuple[Fault, float]]] = {}
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         name, equals, rest = part.partition("=")
         number, at, scope = rest.partition("@")
-        name, scope = name.strip(), scope.strip() if at else "each"
-        if name not in FAULTS:
-            near = difflib.get_close_matches(name, FAULTS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise _bad(part, f"there is no fault named {name!r}.{hint}")
+        scope = scope.strip() if at else "each"
+        fault = _named(part, name)
         if not equals:
-            raise _bad(part, f"it gives no rate; write {name}=0.05, say, for one call in twenty.")
-        try:
-            rate = float(number)
-        except ValueError:
-            raise _bad(part, f"{number.strip()!r} is not a number.") from None
+            raise _bad(part, f"it gives no rate; write {fault.name}=0.05, say, for one in twenty.")
+        rate = _number(part, number)
         if not 0 <= rate <= 1:
             raise _bad(part, "a rate goes from 0 to 1.")
         if scope not in _SCOPES:
             raise _bad(part, f"after @ comes first or always, not {scope!r}.")
-        rows.setdefault(scope, []).append((FAULTS[name], rate))
-    for scope, listed in rows.items():
+        rows.setdefault((fault.meets, scope), []).append((fault, rate))
+    for (meets, scope), listed in rows.items():
         if sum(rate for _, rate in listed) > 1 + 1e-9:
-            raise _bad(text, f"the rates of {_scope_name(scope)} add up to more than 1.")
+            whose = f"all {meets}" if scope == "each" else f"@{scope}"
+            raise _bad(text, f"the rates of {whose} add up to more than 1.")
     return rows
 
 
-def _scope_name(scope: str) -> str:
-    return "all calls" if scope == "each" else f"@{scope}"
+def _named(part: str, text: str) -> Fault:
+    name, colon, figure = (piece.strip() for piece in text.partition(":"))
+    fault = _NAMES.get(name)
+    if fault is None:
+        near = difflib.get_close_matches(name, _NAMES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise _bad(part, f"there is no fault named {name!r}.{hint}")
+    if not colon:
+        return fault
+    if not fault.unit:
+        raise _bad(part, f"{name} takes no figure.")
+    value = _number(part, figure)
+    if not (0 <= value <= 1 if fault.unit == "share" else 0 <= value < 1e9):
+        raise _bad(part, "a share goes from 0 to 1." if fault.unit == "share" else "seconds are 0 or more.")
+    return replace(fault, figure=value)
+
+
+def _number(part: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _bad(part, f"{text.strip()!r} is not a number.") from None
 
 
 def _bad(part: str, reason: str) -> BadFaults:
     return BadFaults(
         f"--faults: cannot read {part!r}: {reason} The form is NAME=RATE[@first|@always], with commas "
-        f"between; the names are {', '.join(FAULTS)}."
+        f"between; the names are {', '.join(_NAMES)}."
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import IO, Any
 import orjson
 
 from runner.simulator.chance import Chance
+from runner.simulator.faults import LISTED, PROCESSED, Fault
 from runner.simulator.refusal import Refusal, invalid_value
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
@@ -20,7 +23,8 @@ _MONTH = 30 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file and the object by which the API shows it."""
+    """A file and the object by which the API shows it. `visible_at` and `processed_at` are of the injected
+    clock: when it comes into the lists, and when it is said to be processed."""
 
     id: str
     path: Path
@@ -29,8 +33,11 @@ class StoredFile:
     filename: str
     purpose: str
     expires_at: int | None
+    digest: bytes
+    visible_at: float
+    processed_at: float
 
-    def shown(self) -> dict[str, object]:
+    def shown(self, clock: float) -> dict[str, Any]:
         """The file object of the API."""
         return {
             "object": "file",
@@ -40,20 +47,33 @@ class StoredFile:
             "bytes": self.size,
             "created_at": self.created_at,
             "expires_at": self.expires_at,
-            "status": "processed",
+            "status": "processed" if clock >= self.processed_at else "uploaded",
             "status_details": None,
         }
 
 
 class Files:
-    """All files of one simulator, in a temporary folder of its own."""
+    """All files of one simulator, in a temporary folder of its own.
 
-    def __init__(self, *, seed: int, wall: Callable[[], float]) -> None:
+    `meet` says which fault of the script a thing meets, by its digest, how often it has come, and its kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        wall: Callable[[], float],
+        clock: Callable[[], float],
+        meet: Callable[[bytes, int, str], Fault | None],
+    ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files: dict[str, StoredFile] = {}
+        self._comings: Counter[bytes] = Counter()
         self._made = 0
         self._seed = seed
         self._wall = wall
+        self._clock = clock
+        self._meet = meet
 
     def close(self) -> None:
         """Deletes the folder and all that is in it."""
@@ -64,6 +84,7 @@ class Files:
         """Deletes all files."""
         for file_id in list(self._files):
             self.delete(file_id)
+        self._comings.clear()
 
     def open_new(self) -> IO[bytes]:
         """A new empty file to write to; `keep` it once it is written and closed."""
@@ -74,10 +95,14 @@ class Files:
 
     def keep(self, path: Path, *, filename: str, purpose: str, lifetime: int | None = None) -> StoredFile:
         """Takes a written file in; `lifetime` in seconds, by default 30 days for batches' files."""
-        now = int(self._wall())
+        now, clock = int(self._wall()), self._clock()
         if lifetime is None and purpose.startswith("batch"):
             lifetime = _MONTH
         name = Chance(self._seed, path.name.encode()).hex("file", 24)
+        digest = self.digest(path)
+        self._comings[digest] += 1
+        lag = self._meet(digest, self._comings[digest], LISTED)
+        delay = self._meet(digest, self._comings[digest], PROCESSED) if purpose != "batch_output" else None
         stored = StoredFile(
             id=f"file-{name}",
             path=path,
@@ -86,18 +111,25 @@ class Files:
             filename=filename,
             purpose=purpose,
             expires_at=None if lifetime is None else now + lifetime,
+            digest=digest,
+            visible_at=clock if lag is None else clock + lag.figure,
+            processed_at=clock if delay is None else clock + delay.figure,
         )
         self._files[stored.id] = stored
         return stored
 
-    def upload(self, path: Path, *, filename: str, purpose: str, lifetime: int | None) -> StoredFile:
-        """Takes an upload in, or refuses it as the API does and deletes it."""
+    def digest(self, path: Path) -> bytes:
+        """SHA-256 of a file's bytes."""
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+
+    def check_upload(self, path: Path, *, filename: str, purpose: str) -> None:
+        """Refuses an upload as the API does, and deletes it."""
         try:
             _check_upload(path, filename, purpose)
         except Refusal:
             path.unlink()
             raise
-        return self.keep(path, filename=filename, purpose=purpose, lifetime=lifetime)
 
     def get(self, file_id: str) -> StoredFile:
         """The file of this id, or the API's 404."""
@@ -116,16 +148,26 @@ class Files:
         del self._files[file_id]
         return {"object": "file", "id": file_id, "deleted": True}
 
-    def listed(self, query: dict[str, str]) -> dict[str, Any]:
+    def listed(self, query: dict[str, str], *, overlap: bool = False) -> dict[str, Any]:
         """A page of files: `after`, `limit`, `order`, `purpose` as in the API."""
-        found = [f for f in self._files.values() if query.get("purpose") in (None, "", f.purpose)]
+        clock = self._clock()
+        found = [
+            stored
+            for stored in self._files.values()
+            if clock >= stored.visible_at and query.get("purpose") in (None, "", stored.purpose)
+        ]
         if query.get("order", "desc") != "asc":
             found.reverse()
-        return page([stored.shown() for stored in found], query, default=10_000, most=10_000)
+        return page(
+            [stored.shown(clock) for stored in found], query, default=10_000, most=10_000, overlap=overlap
+        )
 
 
-def page(objects: list[dict[str, Any]], query: dict[str, str], *, default: int, most: int) -> dict[str, Any]:
-    """One page of a list in the API's form: what follows `after`, at most `limit` of it."""
+def page(
+    objects: list[dict[str, Any]], query: dict[str, str], *, default: int, most: int, overlap: bool = False
+) -> dict[str, Any]:
+    """One page of a list in the API's form: what follows `after`, at most `limit` of it; one that overlaps begins
+    with `after` itself."""
     text = query.get("limit", str(default))
     if not text.isdigit() or not 1 <= int(text) <= most:
         raise Refusal(
@@ -137,13 +179,14 @@ def page(objects: list[dict[str, Any]], query: dict[str, str], *, default: int, 
     start = 0
     if after := query.get("after"):
         start = next((n + 1 for n, shown in enumerate(objects) if shown["id"] == after), len(objects))
-    part = objects[start : start + int(text)]
+    end = start + int(text)
+    part = objects[start - 1 if overlap and start else start : end]
     return {
         "object": "list",
         "data": part,
         "first_id": part[0]["id"] if part else None,
         "last_id": part[-1]["id"] if part else None,
-        "has_more": start + len(part) < len(objects),
+        "has_more": end < len(objects),
     }
 
 

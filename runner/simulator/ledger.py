@@ -5,26 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
-from decimal import Decimal
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from runner.simulator.bill import Bill, Tokens
 from runner.simulator.models import Catalogue
-
-_MILLION = Decimal(1_000_000)
-
-
-class Tokens:
-    """Tokens of one answer. `input` includes `cached` and `cache_write`."""
-
-    __slots__ = ("cache_write", "cached", "input", "output")
-
-    def __init__(self, read: int, output: int = 0, *, cached: int = 0, cache_write: int = 0) -> None:
-        self.input = read
-        self.output = output
-        self.cached = cached
-        self.cache_write = cache_write
 
 
 class Visits:
@@ -36,6 +23,30 @@ class Visits:
         self.arrived = 0
         self.admitted = 0
         self.executed = 0
+
+
+@dataclass(slots=True)
+class BatchEntry:
+    """What the book says of one batch. `object` is the batch as the API has it, `input_sha256` that of its input
+    file, in hexadecimal; `executions` are counted by body."""
+
+    object: dict[str, Any]
+    input_sha256: str | None
+    bill: Bill
+    executions: Counter[bytes] = field(default_factory=Counter)
+
+    def shown(self) -> dict[str, Any]:
+        """The entry as JSON types."""
+        told = ("id", "created_at", "status", "endpoint", "model", "input_file_id", "metadata")
+        return {
+            **{name: self.object[name] for name in told},
+            "input_sha256": self.input_sha256,
+            "requests": self.object["request_counts"]["total"],
+            "executed": self.executions.total(),
+            "executions": {digest.hex(): times for digest, times in self.executions.items()},
+            "tokens": self.bill.tokens(),
+            **self.bill.shown(),
+        }
 
 
 class Ledger:
@@ -55,7 +66,9 @@ class Ledger:
             self._endpoints: dict[str, Counter[str]] = {}
             self._refused: Counter[str] = Counter()
             self._faults: Counter[str] = Counter()
-            self._tokens: dict[tuple[str, str, bool], Counter[str]] = {}
+            self._bill = Bill(self._catalogue)
+            self._uploads: dict[str, dict[str, Any]] = {}
+            self._batches: dict[str, BatchEntry] = {}
 
     def arrive(self, endpoint: str, digest: bytes) -> Visits:
         """A model call has arrived."""
@@ -69,24 +82,54 @@ class Ledger:
             return visits
 
     def execute(
-        self, endpoint: str, digest: bytes, tokens: Tokens, *, base: str, tier: str, inputs: list[bytes]
+        self,
+        endpoint: str,
+        digest: bytes,
+        tokens: Tokens,
+        *,
+        base: str,
+        tier: str,
+        inputs: list[bytes],
+        batch_id: str | None = None,
     ) -> None:
         """A model call has been executed: from here on it would be charged, whatever reaches the client.
 
         `base` is the model's name in the price file, `tier` "default", "batch" or "flex"; `inputs` are the
-        digests of an embeddings call's single inputs.
+        digests of an embeddings call's single inputs; `batch_id` names the batch whose line it was.
         """
-        long = self._catalogue.is_long(base, tokens.input)
         with self._lock:
             self._counts["executed"] += 1
             self._endpoints[endpoint]["executed"] += 1
             self._visits[digest].executed += 1
             self._inputs.update(inputs)
-            sums = self._tokens.setdefault((base, tier, long), Counter())
-            sums["input"] += tokens.input
-            sums["cached_input"] += tokens.cached
-            sums["cache_write"] += tokens.cache_write
-            sums["output"] += tokens.output
+            self._bill.add(tokens, base=base, tier=tier)
+            entry = self._batches.get(batch_id or "")
+            if entry is not None:
+                entry.executions[digest] += 1
+                entry.bill.add(tokens, base=base, tier=tier)
+
+    def upload(self, shown: dict[str, Any], sha256: str) -> None:
+        """A file has been taken in: its object, and the SHA-256 of its bytes in hexadecimal."""
+        told = ("id", "created_at", "filename", "purpose", "bytes")
+        with self._lock:
+            self._counts["files_uploaded"] += 1
+            self._uploads[shown["id"]] = {
+                **{name: shown[name] for name in told},
+                "sha256": sha256,
+                "deleted": False,
+            }
+
+    def delete_upload(self, file_id: str) -> None:
+        """A file has been deleted; result files are not in the book."""
+        with self._lock:
+            if file_id in self._uploads:
+                self._uploads[file_id]["deleted"] = True
+
+    def enter_batch(self, batch: dict[str, Any], input_sha256: str | None) -> None:
+        """A batch has been made: its object, as it will go on to be, and the SHA-256 of its input file."""
+        with self._lock:
+            self._counts["batches_created"] += 1
+            self._batches[batch["id"]] = BatchEntry(batch, input_sha256, Bill(self._catalogue))
 
     def refuse(self, word: str) -> None:
         """A model call was refused, for the reason that this word names."""
@@ -108,11 +151,11 @@ class Ledger:
 
         `executions` maps the SHA-256 of each executed body (`body_digest`) to how often; `inputs` counts the
         single inputs of embeddings likewise and names those executed more than once. `cost_usd` is exact
-        decimal text for all that is priced; `unpriced` lists what is not.
+        decimal text for all that is priced; `unpriced` lists what is not. `files` are the uploads and `batches`
+        the batches, in the order in which they were made: `BatchEntry.shown`.
         """
         with self._lock:
             counts = Counter(self._counts)
-            cost, unpriced = self._cost()
             return {
                 "arrived": counts.pop("arrived", 0),
                 "executed": counts.pop("executed", 0),
@@ -130,37 +173,12 @@ class Ledger:
                     "distinct": len(self._inputs),
                     "repeated": {digest.hex(): times for digest, times in self._inputs.items() if times > 1},
                 },
-                "tokens": self._tokens_by_model(),
-                "cost_usd": format(cost, "f"),
-                "unpriced": unpriced,
+                "tokens": self._bill.tokens(),
+                **self._bill.shown(),
                 "control": dict(counts),
+                "files": [dict(upload) for upload in self._uploads.values()],
+                "batches": [entry.shown() for entry in self._batches.values()],
             }
-
-    def _tokens_by_model(self) -> dict[str, dict[str, int]]:
-        found: dict[str, Counter[str]] = {}
-        for (base, _, _), sums in self._tokens.items():
-            found.setdefault(base, Counter()).update(sums)
-        return {
-            base: {
-                **{kind: int(count) for kind, count in sums.items()},
-                "total": sums["input"] + sums["output"],
-            }
-            for base, sums in found.items()
-        }
-
-    def _cost(self) -> tuple[Decimal, list[str]]:
-        cost = Decimal(0)
-        unpriced: set[str] = set()
-        for (base, tier, long), sums in self._tokens.items():
-            price = self._catalogue.price(base, tier, long=long)
-            if price is None or ("output" not in price and sums["output"]):
-                unpriced.add(f"{base} ({tier})")
-                continue
-            plain = sums["input"] - sums["cached_input"] - sums["cache_write"]
-            cost += plain * price["input"] + sums["output"] * price.get("output", Decimal(0))
-            cost += sums["cached_input"] * price.get("cached_input", price["input"])
-            cost += sums["cache_write"] * price.get("cache_write", price["input"])
-        return cost / _MILLION, sorted(unpriced)
 
 
 def body_digest(body: object) -> bytes:

@@ -13,6 +13,10 @@ class Settings:
     limit; `slices` enforces a sixtieth of them each second, without carry-over, while the headers still speak
     of the minute. `latency` is seconds added to each answer, `batch_time` the seconds a batch takes from
     creation to completion. `faults` is the text that `faults.py` explains.
+
+    Of the Batch API: `profile` names the provider whose ways it has (`profiles.py`), `enqueued_tokens` bounds the
+    input tokens that a model's live batches may hold together (None: no bound), and `batches_per_hour` and
+    `uploads_per_minute` what may be made.
     """
 
     port: int = 0
@@ -24,3 +28,7 @@ class Settings:
     seed: int = 0
     batch_time: float = 5.0
     slices: bool = False
+    profile: str = "openai"
+    enqueued_tokens: int | None = None
+    batches_per_hour: int = 2_000
+    uploads_per_minute: int = 1_000

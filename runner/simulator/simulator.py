@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 from runner.simulator.faults import Script
+from runner.simulator.profiles import find_profile
 from runner.simulator.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,12 +21,24 @@ if TYPE_CHECKING:
 class Simulator:
     """A simulator in a daemon thread with an event loop of its own.
 
-    Usable as a context manager. Raises `BadFaults` at once where the settings' faults cannot be read.
+    `clock`, in seconds, judges limits and what is late; `wall` is the time of day, in seconds since 1970.
+
+    Usable as a context manager. Raises `BadFaults` at once where the settings' faults cannot be
+    read, and ValueError where there is no such profile.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         Script(settings.faults, seed=settings.seed)
+        find_profile(settings.profile)
         self._settings = settings
+        self._clock = clock
+        self._wall = wall
         self._port = settings.port
         self._listening = threading.Event()
         self._failure: OSError | None = None
@@ -84,7 +98,7 @@ class Simulator:
 
         self._loop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._server = Server(self._settings)
+        self._server = Server(self._settings, clock=self._clock, wall=self._wall)
         try:
             self._port = await self._server.listen()
             self._listening.set()
@@ -100,6 +114,7 @@ def serve_forever(settings: Settings, on_ready: Callable[[str], None]) -> None:
     Raises `BadFaults` and OSError as `Simulator` does.
     """
     Script(settings.faults, seed=settings.seed)
+    find_profile(settings.profile)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve_until_signal(settings, on_ready))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Mapping
 
 from aiohttp import web
 
@@ -19,12 +20,14 @@ async def send(request: web.BaseRequest, result: Result) -> web.StreamResponse:
     assert result.fault is not None
     name, half = result.fault.name, result.body[: len(result.body) // 2]
     if name in ("reset", "lost"):
-        return _reset(request)
+        return reset(request)
     if name == "truncated":
-        return _raw(request, result, f"content-length: {len(result.body)}", half)
+        framing = f"content-length: {len(result.body)}"
+        return cut(request, result.headers, framing=framing, part=half)
     if name == "chunk-cut":
         # The chunk says that it is as long as the whole body.
-        return _raw(request, result, "transfer-encoding: chunked", b"%x\r\n" % len(result.body) + half)
+        part = b"%x\r\n" % len(result.body) + half
+        return cut(request, result.headers, framing="transfer-encoding: chunked", part=part)
     if name == "hang":
         await asyncio.Event().wait()
     if name == "slow":
@@ -61,7 +64,8 @@ def _odd(name: str, result: Result) -> web.StreamResponse:
     return web.Response(body=page, status=status, headers={"content-type": "text/html; charset=utf-8"})
 
 
-def _reset(request: web.BaseRequest) -> web.StreamResponse:
+def reset(request: web.BaseRequest) -> web.StreamResponse:
+    """Resets the connection: nothing is answered."""
     transport = request.transport
     if transport is not None:
         # Lingering for no time makes closing send a reset instead of an orderly end.
@@ -71,10 +75,20 @@ def _reset(request: web.BaseRequest) -> web.StreamResponse:
     return _Sent()
 
 
-def _raw(request: web.BaseRequest, result: Result, framing: str, body: bytes) -> web.StreamResponse:
-    """Writes a head and a part of a body; the connection closes after it, since `_Sent` keeps none alive."""
+def cut(
+    request: web.BaseRequest, headers: Mapping[str, str], *, framing: str, part: bytes
+) -> web.StreamResponse:
+    """Writes a head, framed as the caller says, and a part of a body; the connection closes after it, since
+    `_Sent` keeps none alive."""
     transport = request.transport
     if transport is not None:
-        head = "".join(f"{name}: {value}\r\n" for name, value in result.headers.items())
-        transport.write(f"HTTP/1.1 200 OK\r\n{head}{framing}\r\n\r\n".encode() + body)
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        transport.write(f"HTTP/1.1 200 OK\r\n{head}{framing}\r\n\r\n".encode() + part)
     return _Sent()
+
+
+async def stall(request: web.BaseRequest, headers: Mapping[str, str], *, length: int, part: bytes) -> None:
+    """Writes a head that promises so many bytes and a part of them, and then nothing more, until the client
+    goes."""
+    cut(request, headers, framing=f"content-length: {length}", part=part)
+    await asyncio.Event().wait()

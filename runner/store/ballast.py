@@ -50,6 +50,13 @@ class Ballast:
             return False
         return True
 
+    def size(self) -> int:
+        """How much is kept aside, in bytes."""
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
+
 
 def free_bytes(folder: Path) -> int:
     """What is free on the disk of a folder, for us."""

@@ -152,6 +152,10 @@ class Store:
             self._fold(wait=True)
         return True
 
+    def room(self) -> int:
+        """How many bytes the disk still takes, what is kept aside included."""
+        return free_bytes(self.path.resolve().parent) + (0 if self._ballast is None else self._ballast.size())
+
     def integrity(self) -> list[str]:
         """What SQLite's full check finds wrong; an empty list if nothing."""
         with self.read() as connection:

@@ -167,7 +167,7 @@ class SeriesLock:
             holder = self._file.read_holder()
             raise SeriesLocked(
                 f"Another process is running this series: {holder or 'unknown'}. Wait for it, or stop it with "
-                "`runner cancel`; `--if-locked ok` makes this exit 0."
+                "`runner cancel RUN`; `--if-locked ok` makes this exit code 0."
             )
         self._file.write_holder()
         return self

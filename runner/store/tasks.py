@@ -48,12 +48,16 @@ class NewAnswer(NamedTuple):
     status: int
     request_id: str | None
     body: bytes
-    checksum: bytes
     model: str | None
     tier: str | None
     usage: Usage | None
     cost: int | None
     items: int = 1
+
+    @property
+    def checksum(self) -> bytes:
+        """Found when it is written, in the store's thread: that of a packed body takes as long as its packing."""
+        return checksum(self.body)
 
 
 class Settlement(NamedTuple):

@@ -173,9 +173,9 @@ def _tasks(connection: Connection, run_id: int, state: TaskState) -> int:
 def commonest_errors(
     connection: Connection, run_id: int, limit: int = 5
 ) -> list[tuple[str, int | None, int]]:
-    """The commonest codes that attempts of a run ended with: code, HTTP status, how often."""
+    """The commonest codes that calls of a run ended with: code, HTTP status, how many calls."""
     found = connection.exec_driver_sql(
-        "SELECT code, status, count(*) AS times FROM attempt WHERE outcome <> 'ok'"
+        "SELECT code, status, count(DISTINCT call_id) AS times FROM attempt WHERE outcome <> 'ok'"
         " AND (SELECT run_id FROM call WHERE call.id = attempt.call_id) = ? AND code <> 'not_started'"
         " GROUP BY code, status ORDER BY times DESC, code LIMIT ?",
         (run_id, limit),

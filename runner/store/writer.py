@@ -15,10 +15,10 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection
 
-from runner.errors import RunnerError, StoreUnusable
+from runner.errors import Fenced, RunnerError, StoreUnusable
 from runner.store import series
 from runner.store.database import Store
-from runner.store.faults import DiskFull
+from runner.store.faults import Broken, DiskFull
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,6 +38,7 @@ class _Write(Generic[Item]):
 class GroupWriter:
     """Commits what is submitted, in groups, from a thread of its own, while a tenure holds.
 
+    A group that cannot be committed is written one by one: only what is at fault fails.
     After a disk has filled, the ballast is released once and `on_disk_full` is called: what is in flight can
     still be stored, and nothing new should be started.
     """
@@ -96,14 +97,22 @@ class GroupWriter:
                 self._loop.call_soon_threadsafe(self._on_disk_full)
                 results = self._transaction(group)
         except RunnerError as error:
-            self._loop.call_soon_threadsafe(_fail, group, error)
+            self._give_up(group, error)
         except BaseException as error:  # noqa: BLE001 - the outermost frame of a thread
             # It must answer those who wait, and go on to answer those who come, or they would wait for ever.
             broken = StoreUnusable(f"The store's writer failed: {type(error).__name__}: {error}")
             broken.__cause__ = error
-            self._loop.call_soon_threadsafe(_fail, group, broken)
+            self._give_up(group, broken)
         else:
             self._loop.call_soon_threadsafe(_resolve, group, results)
+
+    def _give_up(self, group: list[_Write[Any]], error: RunnerError) -> None:
+        if len(group) == 1 or isinstance(error, (Broken, DiskFull, Fenced)):
+            self._loop.call_soon_threadsafe(_fail, group, error)
+            return
+        # What cannot be written must not cost the others, paid answers perhaps, their place.
+        for one in group:
+            self._commit([one])
 
     def _transaction(self, group: list[_Write[Any]]) -> list[Any]:
         results: list[Any] = [()] * len(group)

@@ -1,6 +1,6 @@
 """How fast an output is drawn from a store that holds all its answers, and what memory that takes.
 
-    python tests/bench/export.py JOB_OR_REQUESTS STORE OUT
+    python tests/bench/export.py JOB_OR_REQUESTS STORE OUT [BASE_URL]
 
 draws it in a process of its own and prints the CPU seconds.
 """
@@ -45,7 +45,7 @@ def figures(folder: Path, *, rows: int = ROWS) -> Iterator[Figure]:
     )
 
 
-def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
+def draw(source: str, store_path: str, out: Path, base_url: str | None = None) -> dict[str, float]:
     """Draw the newest run's output; seconds of CPU and of wall time."""
     from filling import NOWHERE, account
 
@@ -58,7 +58,7 @@ def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
     job = job_of(source, None)
     with Store.open(f"sqlite:///{store_path}") as store:
         with store.write() as connection:
-            tenure = series.take(connection, identity_of(job, account(NOWHERE)))
+            tenure = series.take(connection, identity_of(job, account(base_url or NOWHERE)))
         with store.read() as connection:
             this = runs.find(connection, "last")
         cpu, wall = time.process_time(), time.perf_counter()
@@ -71,4 +71,4 @@ def draw(source: str, store_path: str, out: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(draw(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))
+    print(json.dumps(draw(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])))

@@ -29,7 +29,7 @@ from runner.store import runs, series, tasks
 from runner.store.database import Store
 from runner.store.runs import Run
 from runner.store.series import Tenure
-from runner.store.tasks import Claim, NewAnswer, Settlement, checksum
+from runner.store.tasks import Claim, NewAnswer, Settlement
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """An address where nothing listens: what is answered already needs no call."""
@@ -175,7 +175,6 @@ def _settlement(call: int, task: int) -> Settlement:
             status=200,
             request_id=f"req_{call:032}",
             body=body,
-            checksum=checksum(body),
             model="gpt-6-luna-2026-08-01",
             tier="default",
             usage=Usage(input=240, output=45, total=285),

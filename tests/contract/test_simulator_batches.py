@@ -10,10 +10,9 @@ from typing import Any
 
 import openai
 import pytest
+from simulated_batches import TERMINAL, create, line, lines_of, until, upload
 
 from runner.simulator import Settings, Simulator
-
-TERMINAL = {"completed", "failed", "cancelled", "expired"}
 
 
 @pytest.fixture
@@ -26,41 +25,6 @@ def simulator() -> Iterator[Simulator]:
 def client(simulator: Simulator) -> Iterator[Any]:
     with openai.OpenAI(api_key="x", base_url=simulator.url, max_retries=0) as sdk:
         yield sdk
-
-
-def line(number: int, **more: Any) -> dict[str, Any]:
-    body = {"model": "gpt-6-luna", "input": f"Ticket {number}: the parcel is late.", **more}
-    return {"custom_id": f"row-{number}", "method": "POST", "url": "/v1/responses", "body": body}
-
-
-def upload(client: Any, lines: list[Any], name: str = "in.jsonl") -> Any:
-    data = b"".join((one if isinstance(one, bytes) else json.dumps(one).encode()) + b"\n" for one in lines)
-    return client.files.create(file=(name, data), purpose="batch").id
-
-
-def create(client: Any, lines: list[Any], **more: Any) -> Any:
-    return client.batches.create(
-        input_file_id=upload(client, lines), endpoint="/v1/responses", completion_window="24h", **more
-    )
-
-
-def until(client: Any, batch: Any, states: set[str]) -> tuple[Any, list[str]]:
-    """The batch once it is in one of these states, and the states seen on the way."""
-    seen = [batch.status]
-    pause = threading.Event()
-    for _ in range(2000):
-        batch = client.batches.retrieve(batch.id)
-        if batch.status != seen[-1]:
-            seen.append(batch.status)
-        if batch.status in states:
-            return batch, seen
-        pause.wait(0.005)
-    raise AssertionError(f"still {batch.status}")
-
-
-def lines_of(client: Any, file_id: str | None) -> list[dict[str, Any]]:
-    assert file_id is not None
-    return [json.loads(one) for one in client.files.content(file_id).read().split(b"\n") if one]
 
 
 def test_a_batch_goes_through_all_its_states(simulator: Simulator, client: Any) -> None:

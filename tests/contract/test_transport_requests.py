@@ -89,7 +89,7 @@ def test_a_list_is_fetched_by_one_get_without_a_body(run: Run, plane: Plane) -> 
     assert (reply.status, reply.body) == (200, b'{"data":[]}')
     [request] = requests
     head, _, body = request.partition(b"\r\n\r\n")
-    assert head.startswith(b"GET /v1/models HTTP/1.1\r\n") or head.startswith(b"GET /models HTTP/1.1\r\n")
+    assert head.startswith((b"GET /v1/models HTTP/1.1\r\n", b"GET /models HTTP/1.1\r\n"))
     assert body == b""
 
 

@@ -314,11 +314,16 @@ def can_unshare(how: str) -> bool:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Callable[[int], SmallDisk]:
     """`small_disk(kib)`: a disk of that size. Linux only: elsewhere the test is left out, with a word."""
+    return disks_in(tmp_path)
+
+
+def disks_in(folder: Path) -> Callable[[int], SmallDisk]:
+    """What makes small disks below a folder, where the system lets us."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux mounts a disk for one process alone")
     if not (can_unshare("-Urm") or can_unshare("-m")):
         pytest.fail("a full disk cannot be tested here: neither root nor a user namespace may mount a tmpfs")
-    return lambda kib: SmallDisk(tmp_path, kib)
+    return lambda kib: SmallDisk(folder, kib)
 
 
 @pytest.mark.parametrize("kib", [300, 1100, 1500, 1900, 2300, 2700])
@@ -360,7 +365,7 @@ def test_an_output_whose_disk_fills_is_exported_elsewhere_for_nothing(
     assert len(read_jsonl(tmp_path / "elsewhere.jsonl")) == ROWS
     assert summary_of(tmp_path / "elsewhere.jsonl")["rows"]["ok"] == ROWS
     assert cli("run", job, "--base-url", server.url).code == 0
-    assert server.seen()["arrived"] == ROWS
+    assert server.seen()["executed"] == ROWS
 
 
 # --- a crowd ------------------------------------------------------------------------------------------

@@ -4,9 +4,18 @@
         ...                                     # talk to server.url
     assert max(server.ledger.executed.values()) == 1
 
+Files and batches go wrong by names of their own (see batchfaults.py), which may be joined:
+
+    with FaultServer(batches="create-lost-executed+list-lag:2", batch_time=0.1) as server:
+        ...
+    assert [one["status"] for one in server.ledger.batches().values()] == ["completed"]
+    assert max(server.ledger.executed.values()) == 1
+
 It is the tests' second opinion on the protocol and shares no code with the product or its simulator.
 """
 
+from .account import batches_in, creates_in
+from .batchfaults import BatchFaults, named_batches
 from .behaviour import (
     Behaviour,
     End,
@@ -16,6 +25,7 @@ from .behaviour import (
     closing,
     cut,
     cut_message,
+    cut_to_share,
     drip,
     error,
     error_body,
@@ -23,6 +33,7 @@ from .behaviour import (
     flood,
     gzip_garbage,
     html,
+    late,
     lost,
     no_content,
     ok,
@@ -38,12 +49,16 @@ from .behaviour import (
 )
 from .gate import Gate
 from .ledger import Arrival, Ledger, executions, read_ledger
+from .matrix import B1, B1_CASES, b1
 from .scripts import FIRST_FAULTS, Script, in_turn, named_script
-from .server import FaultServer
+from .threaded import FaultServer
 
 __all__ = [
+    "B1",
+    "B1_CASES",
     "FIRST_FAULTS",
     "Arrival",
+    "BatchFaults",
     "Behaviour",
     "End",
     "FaultServer",
@@ -51,11 +66,15 @@ __all__ = [
     "Ledger",
     "Script",
     "answer",
+    "b1",
+    "batches_in",
     "chunked",
     "closed",
     "closing",
+    "creates_in",
     "cut",
     "cut_message",
+    "cut_to_share",
     "drip",
     "error",
     "error_body",
@@ -65,7 +84,9 @@ __all__ = [
     "gzip_garbage",
     "html",
     "in_turn",
+    "late",
     "lost",
+    "named_batches",
     "named_script",
     "no_content",
     "ok",

@@ -41,7 +41,8 @@ class Behaviour:
     """One request's fate.
 
     `body` None stands for the API's own answer to the request. `raw` replaces head and body alike. `cut`
-    keeps that many bytes (negative: all but so many) of the body, or of the whole message if `cut_head`.
+    keeps that many bytes (negative: all but so many) of the body, or of the whole message if `cut_head`;
+    `cut_share` keeps that share of the body. `late` does the work only so long after the request came.
     `length_error` is added to the true Content-Length. `chunk` frames the body in chunks of that many bytes.
     `drip` is (bytes, seconds between them). `filler` counts blanks sent after the body.
     `idle` passes, nothing being read, between the answer and the connection's end. Seconds throughout.
@@ -63,6 +64,8 @@ class Behaviour:
     drip: tuple[int, float] | None = None
     filler: int = 0
     idle: float = 0.0
+    cut_share: float | None = None
+    late: float | None = None
 
     def __post_init__(self) -> None:
         if self.body is None and self.raw is None and not self.executed:
@@ -178,6 +181,11 @@ def lost() -> Behaviour:
     return Behaviour(name="lost", executed=True, raw=b"", end=End.RESET)
 
 
+def late(seconds: float) -> Behaviour:
+    """The connection is reset (RST) at once, and the work is done so many seconds later. Executed."""
+    return Behaviour(name="late", executed=True, raw=b"", end=End.RESET, late=seconds)
+
+
 def cut(keep: int, *, body: bytes | None = None, with_reset: bool = False) -> Behaviour:
     """The body ends after `keep` bytes (negative: that many are missing) of those announced. Executed.
 
@@ -185,6 +193,11 @@ def cut(keep: int, *, body: bytes | None = None, with_reset: bool = False) -> Be
     """
     end = End.RESET if with_reset else End.CLOSE
     return Behaviour(name="cut", executed=True, body=body, cut=keep, end=end)
+
+
+def cut_to_share(share: float) -> Behaviour:
+    """The body ends after this share of the bytes announced. Executed."""
+    return Behaviour(name="cut-share", executed=True, cut_share=share, end=End.CLOSE)
 
 
 def cut_message(keep: int, *, body: bytes | None = None, with_reset: bool = False) -> Behaviour:

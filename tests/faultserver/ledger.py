@@ -15,8 +15,12 @@ from typing import Any
 
 import orjson
 
+from . import account
+from .operations import Operation, operation_of
+
 MARKER = re.compile(rb"row=([\w-]+)")
 
+MODELS = "/v1/models"
 PAID = frozenset({"/v1/chat/completions", "/v1/responses", "/v1/embeddings"})
 
 
@@ -36,11 +40,17 @@ class Arrival:
         self.body: bytes = rest["body"]
         self.marker: str | None = rest["marker"]
         self.headers: Mapping[str, str] = rest["headers"]
+        self.query: str = rest.get("query", "")
 
     @property
     def paid(self) -> bool:
         """Whether doing this costs money."""
         return self.path in PAID
+
+    @cached_property
+    def operation(self) -> Operation | None:
+        """What the request wants of the Batch API, or None."""
+        return operation_of(self.method, self.path)
 
     @cached_property
     def parsed(self) -> Any:
@@ -59,6 +69,9 @@ class Ledger:
 
     `file` takes one JSON line for each event; `fsync` makes each survive a power cut. Without `keep` the
     arrivals themselves are not kept, only counted, so that a benchmark's memory stays flat.
+
+    The list of models costs nothing, and clients look at it when they please: `calls("/v1/models")` counts that,
+    and nothing else does.
     """
 
     def __init__(self, *, file: Path | None = None, fsync: bool = False, keep: bool = True) -> None:
@@ -67,9 +80,11 @@ class Ledger:
         self._fsync = fsync
         self._file = None if file is None else os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._arrivals: list[Arrival] = []
+        self._notes: list[dict[str, Any]] = []
         self._seen: Counter[str] = Counter()
         self._paths: Counter[str] = Counter()
         self._executed: Counter[str] = Counter()
+        self._executed_rows: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._behaviours: Counter[str] = Counter()
         self._usage: Counter[str] = Counter()
@@ -87,9 +102,19 @@ class Ledger:
 
     @property
     def executed(self) -> Counter[str]:
-        """How often each body was executed, and would have been charged, by SHA-256."""
+        """How often each body was executed, and would have been charged, by SHA-256.
+
+        A line of a batch counts by the bytes of its `body` as they stand in the file, so that a request made
+        online and in a batch is one body where both send the same bytes.
+        """
         with self._changed:
             return Counter(self._executed)
+
+    @property
+    def executed_rows(self) -> Counter[str]:
+        """How often something was executed for each `row=<id>`, online and in batches together."""
+        with self._changed:
+            return Counter(self._executed_rows)
 
     @property
     def refused(self) -> Counter[str]:
@@ -135,20 +160,42 @@ class Ledger:
             wanted = PAID if path is None else {path}
             return sum(self._paths[one] for one in wanted)
 
+    def noted(self, event: str) -> list[dict[str, Any]]:
+        """What was noted of files and batches under one word, in order.
+
+        `uploaded` (file, filename, purpose, bytes, sha), `created` and `ended` (see `creates`, `batches`),
+        `downloaded` (file, bytes), `cancelled` (batch), `deleted` (file).
+        """
+        with self._changed:
+            return [dict(note) for note in self._notes if note["event"] == event]
+
+    def creates(self) -> list[dict[str, Any]]:
+        """Every batch that came to be, in order; see faultserver.account."""
+        with self._changed:
+            return account.creates_in(self._notes)
+
+    def batches(self) -> dict[str, dict[str, Any]]:
+        """Every batch by its id, with its end where it has ended; see faultserver.account."""
+        with self._changed:
+            return account.batches_in(self._notes)
+
     def wait_until(self, true: Callable[[Ledger], bool], timeout: float = 10.0) -> None:
         """Block until the condition holds, looked at after each event; TimeoutError if it never does."""
         with self._changed:
             if not self._changed.wait_for(lambda: true(self), timeout):
                 raise TimeoutError(f"after {timeout} s: {self!r}")
 
-    def arrive(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Arrival:
+    def arrive(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes, *, query: str = ""
+    ) -> Arrival:
         """Note a request that has come whole."""
         sha = hashlib.sha256(body).hexdigest()
         found = MARKER.search(body)
         marker = found[1].decode() if found else None
         now = time.monotonic()
         with self._changed:
-            self._n += 1
+            is_call = path != MODELS
+            self._n += is_call
             self._paths[path] += 1
             self._seen[sha] += 1
             arrival = Arrival(
@@ -161,10 +208,11 @@ class Ledger:
                 body=body,
                 marker=marker,
                 headers=headers,
+                query=query,
             )
-            if self._keep:
+            if self._keep and is_call:
                 self._arrivals.append(arrival)
-            self._in_flight += 1
+            self._in_flight += is_call
             self._max_in_flight = max(self._max_in_flight, self._in_flight)
             if self._file is not None:
                 event = {"event": "arrived", "n": self._n, "nth": arrival.nth, "t": now, "path": path}
@@ -172,14 +220,28 @@ class Ledger:
             self._changed.notify_all()
         return arrival
 
-    def execute(self, arrival: Arrival, usage: Mapping[str, int]) -> None:
-        """Note that the work was done, before any byte of the answer leaves."""
+    def execute(self, arrival: Arrival, usage: Mapping[str, int], **facts: Any) -> None:
+        """Note that the work was done, before any byte of the answer leaves.
+
+        A line of a batch is noted as the arrival that it would be online, with further facts.
+        """
         with self._changed:
             self._executed[arrival.sha] += 1
+            if arrival.marker is not None:
+                self._executed_rows[arrival.marker] += 1
             self._usage.update(usage)
             if self._file is not None:
                 event = {"event": "executed", "n": arrival.n, "sha": arrival.sha, "marker": arrival.marker}
-                self._write(event | {"usage": usage})
+                self._write(event | {"usage": usage} | facts)
+            self._changed.notify_all()
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Note what became of a file or a batch."""
+        with self._changed:
+            note = {"event": event, "t": time.monotonic()} | facts
+            self._notes.append(note)
+            if self._file is not None:
+                self._write(note)
             self._changed.notify_all()
 
     def refuse(self, arrival: Arrival) -> None:
@@ -190,9 +252,10 @@ class Ledger:
     def answer(self, arrival: Arrival, behaviour: str, status: int | None, *, whole: bool) -> None:
         """Note how it ended; `whole` says that all the bytes meant to be sent were handed over."""
         with self._changed:
-            self._in_flight -= 1
-            self._answered += 1
-            self._behaviours[behaviour] += 1
+            if arrival.path != MODELS:
+                self._in_flight -= 1
+                self._answered += 1
+                self._behaviours[behaviour] += 1
             if self._file is not None:
                 event = {"event": "answered", "n": arrival.n, "sha": arrival.sha, "t": time.monotonic()}
                 self._write(event | {"behaviour": behaviour, "status": status, "whole": whole})

@@ -9,12 +9,16 @@ from .behaviour import error_body
 
 
 class Own(NamedTuple):
-    """The API's own answer to one request. `charged` says that work was done, `usage` its tokens."""
+    """The API's own answer to one request. `charged` says that work was done, `usage` its tokens.
+
+    `kind` is the body's content type.
+    """
 
     status: int
     body: bytes
     charged: bool
     usage: Mapping[str, int]
+    kind: str = "application/json"
 
 
 class Refused(Exception):

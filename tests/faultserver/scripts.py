@@ -3,6 +3,7 @@
     ok                        every request is answered
     mixed                     one first arrival of a body in ten fails, each kind of failure equally often
     first:<kind>              the first arrival of every body fails in this way (the names in FIRST_FAULTS)
+    at:<operation>:<kind>     the first request of an operation, such as batches.create, fails in this way
     always:<status>           every request gets this status
     outage:<start>:<seconds>  from that call on, 503 without JSON for so long
     refuse-rate:<rpm>         429 for what exceeds the limit, enforced in slices of one second
@@ -24,6 +25,7 @@ from dataclasses import replace
 from . import behaviour as does
 from .behaviour import OK, Behaviour
 from .ledger import Arrival
+from .operations import OPERATIONS
 
 Script = Callable[[Arrival], Behaviour]
 
@@ -53,6 +55,7 @@ def _single(text: str, seed: int) -> Script:
         "ok": lambda: lambda arrival: OK,
         "mixed": lambda: mixed(seed),
         "first": lambda: first(FIRST_FAULTS[rest]),
+        "at": lambda: at(rest.partition(":")[0], FIRST_FAULTS[rest.partition(":")[2]]),
         "always": lambda: always(int(rest)),
         "outage": lambda: outage(int(rest.partition(":")[0]), float(rest.partition(":")[2])),
         "refuse-rate": lambda: refuse_rate(float(rest)),
@@ -100,6 +103,22 @@ def mixed(seed: int) -> Script:
 def first(fault: Callable[[], Behaviour]) -> Script:
     """The first arrival of every body fails, later ones succeed."""
     return lambda arrival: fault() if arrival.paid and arrival.nth == 1 else OK
+
+
+def at(operation: str, fault: Callable[[], Behaviour]) -> Script:
+    """The first request of this operation of the Batch API fails, later ones succeed."""
+    if operation not in OPERATIONS:
+        raise ValueError(f"operation {operation!r}")
+    met = False
+
+    def script(arrival: Arrival) -> Behaviour:
+        nonlocal met
+        if met or arrival.operation is None or arrival.operation.name != operation:
+            return OK
+        met = True
+        return fault()
+
+    return script
 
 
 def always(status: int) -> Script:

@@ -6,18 +6,20 @@ import asyncio
 import secrets
 import socket
 import struct
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from functools import partial
-from types import TracebackType
+from typing import Any
 
 from .answers import own_answer
-from .behaviour import Behaviour, End, answer, error_body
+from .batches import DEFAULT_TIME
+from .batchfaults import BatchFaults
+from .behaviour import OK, Behaviour, End, answer, error_body
+from .desk import Desk
 from .ledger import Arrival, Ledger
 from .own import Own
-from .scripts import Script, named_script
+from .scripts import Script
 from .wire import Head, Malformed, RequestReader, compose
 
 Door = Callable[[int], Behaviour | None]
@@ -29,15 +31,23 @@ FILLER = b" " * 65_536
 
 
 class Service:
-    """The server on a running loop. `FaultServer` gives it a thread, `python -m faultserver` a process.
+    """The server on a running loop. `FaultServer` (threaded.py) gives it a thread, `python -m faultserver` a process.
 
     `script` decides each request's fate and may be exchanged at any time. `door`, if given, is asked for
     each connection by its number, from 1, before a byte is read: a behaviour is done at once, None lets the
-    connection in. `latency`, in seconds, is added to every request's own.
+    connection in. `latency`, in seconds, is added to every request's own. `batches` is what goes wrong with
+    files and batches where the script says ok, `batch_time` the seconds that a batch takes.
     """
 
     def __init__(
-        self, script: Script, ledger: Ledger, *, latency: float = 0.0, door: Door | None = None
+        self,
+        script: Script,
+        ledger: Ledger,
+        *,
+        latency: float = 0.0,
+        door: Door | None = None,
+        batches: BatchFaults | None = None,
+        batch_time: float = DEFAULT_TIME,
     ) -> None:
         self.script = script
         self.ledger = ledger
@@ -47,6 +57,14 @@ class Service:
         self.port = 0
         self._ident = secrets.token_hex(6)
         self._connections: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._desk = Desk(
+            BatchFaults() if batches is None else batches,
+            ledger,
+            self._ident,
+            seconds=batch_time,
+            spawn=self._spawn,
+        )
         self._connection_count = 0
         self._server: asyncio.Server | None = None
         self._date = (0, b"")
@@ -59,10 +77,10 @@ class Service:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """End every connection at once, whatever it is waiting for."""
+        """End every connection and every batch at once, whatever it is waiting for."""
         assert self._server is not None
         self._server.close()
-        tasks = list(self._connections)
+        tasks = [*self._connections, *self._background]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -74,11 +92,24 @@ class Service:
         self._connections.add(task)
         task.add_done_callback(partial(self._ended, writer))
 
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that outlives the request that it comes from."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        self._failed(task)
+
     def _ended(self, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
         self._connections.discard(task)
         if task.cancelled():
             # A task that is cancelled before its first step runs none of its own clean-up.
             writer.transport.abort()
+        self._failed(task)
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             self.failures.append(failure)
@@ -116,14 +147,20 @@ class Service:
         self, head: Head, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; whether the connection takes another."""
-        arrival = self.ledger.arrive(head.method, head.path, head.headers, body)
+        arrival = self.ledger.arrive(head.method, head.path, head.headers, body, query=head.query)
         name, status, whole = "script-failed", None, False
         try:
             fate = self.script(arrival)
+            if fate.name == OK.name and arrival.operation is not None:
+                fate = self._desk.fate(arrival)
             name = fate.name
-            own = self._execute(arrival, fate)
+            if fate.late is None:
+                own = self._execute(arrival, fate)
+            else:
+                own = NOTHING
+                self._spawn(self._execute_later(arrival, fate, fate.late))
             status = own.status if fate.body is None and own.status != 200 else fate.status
-            message = compose(fate, status, own.body, self._stamp(arrival.n))
+            message = compose(fate, status, own.body, self._stamp(arrival.n), kind=own.kind)
             latency = self.latency + fate.latency
             if latency > 0:
                 await asyncio.sleep(latency)
@@ -137,12 +174,21 @@ class Service:
         return fate.end is End.KEEP and head.keep_alive
 
     def _execute(self, arrival: Arrival, fate: Behaviour) -> Own:
-        own = own_answer(arrival, self._ident) if fate.executed else NOTHING
+        if not fate.executed:
+            own = NOTHING
+        elif arrival.operation is not None:
+            own = self._desk.answer(arrival)
+        else:
+            own = own_answer(arrival, self._ident)
         if own.charged:
             self.ledger.execute(arrival, own.usage)
         elif arrival.paid:
             self.ledger.refuse(arrival)
         return own
+
+    async def _execute_later(self, arrival: Arrival, fate: Behaviour, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._execute(arrival, fate)
 
     def _stamp(self, number: int) -> bytes:
         """The header lines that every answer bears."""
@@ -182,89 +228,3 @@ class Service:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ZERO)
             writer.transport.abort()
         return whole
-
-
-class FaultServer:
-    """An API on loopback that fails as it is told, in a thread of its own, for the length of a `with`.
-
-    `script` is a name (see faultserver.scripts) or a callable from an arrival to a behaviour. A script that
-    raises ends its connection, and the exception comes out of the `with`.
-    """
-
-    def __init__(
-        self,
-        script: str | Script = "ok",
-        *,
-        seed: int = 0,
-        port: int = 0,
-        latency: float = 0.0,
-        door: Door | None = None,
-        ledger: Ledger | None = None,
-    ) -> None:
-        chosen = named_script(script, seed) if isinstance(script, str) else script
-        self.ledger = Ledger() if ledger is None else ledger
-        self._service = Service(chosen, self.ledger, latency=latency, door=door)
-        self._port = port
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="faultserver", daemon=True)
-        self._ready = threading.Event()
-        self._stopping = asyncio.Event()
-        self._refusal: OSError | None = None
-
-    @property
-    def url(self) -> str:
-        """The base URL, to the `/v1`."""
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    @property
-    def port(self) -> int:
-        """The port that the server listens on."""
-        return self._service.port
-
-    @property
-    def script(self) -> Script:
-        """The script in force. It may be exchanged while the server runs, by a name or a callable."""
-        return self._service.script
-
-    @script.setter
-    def script(self, script: str | Script) -> None:
-        self._service.script = named_script(script) if isinstance(script, str) else script
-
-    def __enter__(self) -> FaultServer:
-        self._thread.start()
-        self._ready.wait()
-        if self._refusal is not None:
-            self._thread.join()
-            raise self._refusal
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-        if kind is None and self._service.failures:
-            raise self._service.failures[0]
-
-    def close(self) -> None:
-        """End every connection and stop listening, at once; a second time does nothing."""
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stopping.set)
-            self._thread.join()
-
-    def _run(self) -> None:
-        asyncio.run(self._serve())
-
-    async def _serve(self) -> None:
-        try:
-            await self._service.start(self._port)
-        except OSError as refusal:
-            self._refusal = refusal
-            return
-        finally:
-            self._loop = asyncio.get_running_loop()
-            self._ready.set()
-        await self._stopping.wait()
-        await self._service.stop()

@@ -24,7 +24,7 @@ class Malformed(Exception):
 class Head:
     """The request line and the headers, names in lower case."""
 
-    __slots__ = ("chunked", "headers", "keep_alive", "length", "method", "path")
+    __slots__ = ("chunked", "headers", "keep_alive", "length", "method", "path", "query")
 
     def __init__(self, block: bytes) -> None:
         lines = block.decode("latin-1").split("\r\n")
@@ -32,7 +32,7 @@ class Head:
         if len(words) != 3 or words[2] not in {"HTTP/1.1", "HTTP/1.0"}:
             raise Malformed(f"request line {lines[0][:80]!r}")
         self.method = words[0]
-        self.path = words[1].partition("?")[0]
+        self.path, _, self.query = words[1].partition("?")
         self.headers = parse_headers(lines[1:])
         encoding = self.headers.get("transfer-encoding")
         length = self.headers.get("content-length")
@@ -138,10 +138,13 @@ class RequestReader:
         return b"".join(pieces)
 
 
-def compose(behaviour: Behaviour, status: int, own: bytes, stamp: bytes) -> bytes:
+def compose(
+    behaviour: Behaviour, status: int, own: bytes, stamp: bytes, *, kind: str = "application/json"
+) -> bytes:
     """The bytes that the behaviour sends, `own` being the body unless it brings another.
 
-    `stamp` is the block of header lines common to all answers, each with its line end.
+    `stamp` is the block of header lines common to all answers, each with its line end. `kind` is the content
+    type, unless the behaviour names one.
     """
     if behaviour.raw is not None:
         return behaviour.raw
@@ -154,12 +157,14 @@ def compose(behaviour: Behaviour, status: int, own: bytes, stamp: bytes) -> byte
     if status == 204:
         return lines + b"\r\n"
     if not typed:
-        lines += b"Content-Type: application/json\r\n"
+        lines += b"Content-Type: %b\r\n" % kind.encode()
     if behaviour.chunk:
         lines += b"Transfer-Encoding: chunked\r\n\r\n"
         body = in_chunks(body, behaviour.chunk)
     else:
         lines += b"Content-Length: %d\r\n\r\n" % max(0, len(body) + behaviour.length_error)
+    if behaviour.cut_share is not None:
+        return lines + body[: int(len(body) * behaviour.cut_share)]
     if behaviour.cut is None:
         return lines + body
     return (lines + body)[: behaviour.cut] if behaviour.cut_head else lines + body[: behaviour.cut]

@@ -263,7 +263,7 @@ def test_where_one_half_is_refused_too_the_size_says_nothing(store: Store) -> No
     feed.settled(second, Signal(healthy=True))
     feed.answered(second)
 
-    assert feed._most_texts == 2048
+    assert feed._texts.most == 2048
 
 
 def test_a_server_that_refuses_base64_is_asked_without(store: Store) -> None:
@@ -286,3 +286,33 @@ def test_a_text_that_has_failed_goes_with_fewer_others(store: Store) -> None:
         connection.exec_driver_sql("UPDATE task SET attempts = 1, due_at = due_at - 1 WHERE row_id % 300 = 1")
     calls = drained(scene.feed(EMBEDDING_PRICES))
     assert sorted(len(call.asked) for call in calls) == [44, 256]
+
+
+def test_long_records_make_no_more_rows_into_tasks_than_a_pack_needs(store: Store) -> None:
+    scene = Scene(store, [b'{"t": "%s %d"}' % (b"x" * 10_000, n) for n in range(6_000)], job=embedding_job())
+    feed = scene.feed(EMBEDDING_PRICES)
+    assert isinstance(feed.next(), Call)
+    [(tasks,)] = scene.query("SELECT count(*) FROM task")
+    assert tasks < 6_000
+
+
+def test_rows_handed_out_do_not_hide_those_behind_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.dispatch.feed.STOCK_BYTES", 2_500)
+    scene = Scene(store, [request_line(f"r{n}", "x" * 1_000 + str(n)) for n in range(20)])
+    assert len(drained(scene.feed())) == 20
+
+
+def test_a_pack_that_misses_again_and_again_comes_in_parts(store: Store) -> None:
+    feed = packing_feed(store, ["word " * 40] * 100)
+    sizes = []
+    for _ in range(5):
+        call = feed.next()
+        assert isinstance(call, Call)
+        sizes.append(len(call.asked))
+        feed.settled(call, Signal(hold=True, refused_for_speed=True, missed=True))
+    assert sizes[:3] == [100, 100, 100]
+    assert sizes[3] <= 100 // 8
+    texts = [
+        text for given in inputs_of(drained(feed)) for text in (given if isinstance(given, list) else [given])
+    ]
+    assert len(texts) == 100

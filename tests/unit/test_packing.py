@@ -101,3 +101,67 @@ def test_a_text_that_failed_goes_with_fewer_others_each_time_and_then_alone() ->
     assert [packing.most_texts(attempts) for attempts in range(6)] == [2048, 256, 32, 4, 1, 1]
     assert packing.most_texts(0, 100) == 100
     assert packing.most_texts(10**6) == 1
+
+
+def missed(portion: packing.Portion, size: int, times: int) -> int:
+    for _ in range(times):
+        portion.missed(size)
+    return portion.most
+
+
+def test_a_portion_shrinks_at_the_third_miss_in_a_row_and_then_at_each() -> None:
+    portion = packing.Portion(2_048)
+    assert missed(portion, 2_048, 2) == 2_048
+    assert missed(portion, 2_048, 1) == 256
+    assert missed(portion, 2_048, 5) == 256, "those were on their way"
+    assert missed(portion, 256, 1) == 32
+    assert missed(portion, 1, 9) == 1
+
+
+def test_an_answer_of_its_size_ends_a_row_of_misses_and_a_small_one_does_not() -> None:
+    portion = packing.Portion(2_048)
+    portion.answered(2_048)
+    missed(portion, 2_000, 2)
+    portion.answered(100)
+    assert portion.most == 2_048
+    assert missed(portion, 2_000, 1) == 250
+    whole = packing.Portion(2_048)
+    whole.answered(2_048)
+    for _ in range(9):
+        missed(whole, 2_000, 2)
+        whole.answered(1_500)
+    assert whole.most == 2_048
+
+
+def test_a_portion_grows_by_and_by_and_falls_back_to_what_was_answered() -> None:
+    portion = packing.Portion(2_048)
+    missed(portion, 800, 3)
+    assert portion.most == 100
+    for _ in range(packing.PATIENCE):
+        assert portion.most == 100
+        portion.answered(100)
+    assert missed(portion, 200, 1) == 100
+    for _ in range(2 * packing.PATIENCE):
+        assert portion.most == 100
+        portion.answered(90)
+    assert portion.most == 200
+
+
+def test_a_half_is_bounded_by_its_own_bytes_and_both_hold_what_the_whole_did() -> None:
+    asked = tuple(Asked(n, n, None, 0, 100) for n in range(4))
+    texts = ["a" * 100, "\ud800" * 20, "b" * 100, "c" * 100]
+    call = Call(
+        asked=asked,
+        endpoint="embeddings",
+        model="m",
+        body=packing.body({"model": "m"}, texts, base64=True),
+        forced_tool=False,
+        demand=Demand(400, 0),
+        worst_case=1_000_000,
+    )
+    first, second = packing.halves(call, refused=False)
+    assert [json.loads(one.body)["input"] for one in (first, second)] == [texts[:2], texts[2:]]
+    assert first.split_from is second.split_from is None
+    for half in (first, second):
+        assert half.worst_case is not None
+        assert len(half.body) / len(call.body) <= half.worst_case / 1_000_000 < 0.7

@@ -392,7 +392,7 @@ def test_an_unknown_model_is_counted_by_the_newest_vocabulary_and_that_is_said()
     pytest.importorskip("rs_bpe")
     found = planned([request_line("a", "Hello, world!")])
     assert found["tokens"]["input_is"] == "counted"
-    assert "11 in, counted as o200k_base, at most" in "\n".join(_lines(found))
+    assert "11 in (counted as o200k_base), at most" in "\n".join(_lines(found))
 
 
 def test_tools_and_schemas_are_written_by_the_api_in_a_form_of_its_own() -> None:

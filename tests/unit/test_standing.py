@@ -158,3 +158,11 @@ def test_looking_changes_nothing(store: Store) -> None:
     standing(scene)
     all_runs(str(store.path), 5)
     assert scene.dump() == before
+
+
+def test_the_list_of_runs_does_not_count_failed_rows_as_answered(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    with store.write() as connection:
+        runs.beat(connection, [runs.Beat(scene.run.id, {"done": 3, "failed": 2, "cost_usd": "0"})])
+    [found] = all_runs(str(store.path), 5)
+    assert (found["ok"], found["failed"]) == (1, 2)

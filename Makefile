@@ -24,5 +24,6 @@ check: $(BIN)/pytest  ## format, lint, types, import contracts
 bench: $(BIN)/pytest  ## what it costs: start-up, ingest, export, calls
 	$(BIN)/python tests/bench
 
-torture: $(BIN)/pytest  ## kills and full disks, for longer than CI does
-	RUNNER_KILLS=500 $(BIN)/pytest tests/e2e/test_torture.py
+torture: $(BIN)/pytest  ## kills and full disks, for longer than CI does, and ten million histories of a submission
+	RUNNER_KILLS=500 $(BIN)/pytest tests/e2e/test_torture.py tests/e2e/test_torture_packs.py
+	RUNNER_HISTORIES=10000000 $(BIN)/pytest --dist=load tests/unit/test_batch_model.py

@@ -463,3 +463,14 @@ def test_what_a_stopped_run_left_in_flight_is_held_where_the_user_wants_that(
         assert cli("retry", "last", "--base-url", server.url).code == 0
         assert server.ledger.calls() == 34
     assert summary_of(tmp_path / "out.jsonl")["ambiguous"] == 4
+
+
+def test_what_every_row_is_refused_for_costs_a_few_dozen_calls_and_says_why(
+    cli: Cli, server: FaultServer, requests_file: RequestsFile
+) -> None:
+    server.script = named_script("always:400")
+    ended = cli("run", requests_file(2_000), "-o", "out.jsonl")
+    assert ended.code == 78, ended.err
+    assert "refused alike" in ended.err
+    assert "invalid_value" in ended.err
+    assert server.ledger.calls() <= 60

@@ -71,7 +71,7 @@ class Online:
         self._next: Call | None = None
         self._next_charge = 0.0
         self._is_reserved = False
-        self._in_flight = 0
+        self.in_flight = 0
         self.unsaved = 0
         """How many tasks are in flight, or have come back and are not in the store yet."""
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
@@ -87,13 +87,9 @@ class Online:
         self._unclaimed: BaseException | None = None
 
     @property
-    def in_flight(self) -> int:
-        return self._in_flight
-
-    @property
     def _is_idle(self) -> bool:
         """Whether nothing is in flight, and all that was is in the store."""
-        return not self._in_flight and not self._unsaved
+        return not self.in_flight and not self._unsaved
 
     def stop(self, reason: Exception) -> None:
         """Start no more calls. Those in flight are waited for."""
@@ -157,7 +153,7 @@ class Online:
         """The calls that may start now, a handful at most, and what keeps more from it."""
         flights: list[Flight] = []
         window = self._limiter.window if self._is_proven else min(self._limiter.window, UNPROVEN)
-        room = min(HANDFUL, window - self._in_flight)
+        room = min(HANDFUL, window - self.in_flight)
         while len(flights) < room and not self._stopping:
             pause = self._hindrance()
             if pause is not None:
@@ -196,7 +192,7 @@ class Online:
     def _take_off(self, now: float, *, prober: bool) -> Flight:
         assert self._next is not None
         call, self._next, self._is_reserved = self._next, None, False
-        self._in_flight += 1
+        self.in_flight += 1
         self.unsaved += len(call.asked)
         return Flight(call, self._limiter.start(now, self._next_charge), prober)
 
@@ -210,7 +206,7 @@ class Online:
         if (error := asyncio.CancelledError() if claiming.cancelled() else claiming.exception()) is not None:
             # None of them has left. Those that have are settled before this is raised.
             self._unclaimed = self._unclaimed or error
-            self._in_flight -= len(flights)
+            self.in_flight -= len(flights)
             self._launching.cancel()
             self._touch()
             return
@@ -257,7 +253,7 @@ class Online:
                 self._obey(signal, reply, flight)
             elif flight.prober:
                 self._gate.give_up_probe()
-        self._in_flight -= len(landed)
+        self.in_flight -= len(landed)
         saved = asyncio.ensure_future(saving)
         self._unsaved.add(saved)
         # The calls alone: a packed answer that waits to be saved is kept in its own form, and need not lie here too.
@@ -306,7 +302,12 @@ class Online:
         prober = flight.prober
         if signal.refused_for_speed:
             needs_prober = self._limiter.refused(
-                self._wiring.clock(), flight.ticket, reply.headers, signal.wait, slow_down=signal.slow_down
+                self._wiring.clock(),
+                flight.ticket,
+                reply.headers,
+                signal.wait,
+                slow_down=signal.slow_down,
+                divisible=flight.call.is_packed,
             )
             hold &= needs_prober or prober or not self._gate.is_open
         if signal.release:

@@ -65,7 +65,8 @@ class Limiter:
 
     def __init__(self, *, requests: int | None, tokens: int | None, ceiling: int) -> None:
         self._ceiling = max(1, ceiling)
-        self._asked = {"requests": _per_second(requests), "tokens": _per_second(tokens)}
+        asked = {"requests": requests, "tokens": tokens}
+        self._asked = {name: None if most is None else most / MINUTE for name, most in asked.items()}
         self._requests = Flow(whole=True)
         self._tokens = Flow()
         self._announced = Announced()
@@ -103,11 +104,6 @@ class Limiter:
         # A silent server that only queues what it cannot do grows slow: it gets what filled it when it was not.
         latency = self._latency if self._silent is None else self._least_latency
         return int(min(most, 4 + 2 * rate * max(SLICE, latency)))
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the server speaks of a limit a minute."""
-        return self._announced.is_told
 
     @property
     def tokens_a_minute(self) -> float:
@@ -192,7 +188,7 @@ class Limiter:
         self._answered += 1
         self._reopening.answered(ticket, min(self.window, self._requests.room))
         self._volley.answered_since = True
-        if not self.is_told and self._silent is None:
+        if not self._announced.is_told and self._silent is None:
             self._silent = FIRST_RATE / min(1.0, max(latency, 1e-4))
             self._apply()
 
@@ -204,9 +200,10 @@ class Limiter:
         wait: float | None,
         *,
         slow_down: bool = False,
+        divisible: bool = False,
     ) -> bool:
-        """A call was refused for speed, `wait` seconds asked for. True if one prober should go before the others,
-        which follow by ones and twos.
+        """A call was refused for speed, `wait` seconds asked for; a `divisible` one can be asked as several. True if
+        one prober should go before the others, which follow by ones and twos.
 
         False where the pause is short and the server lets most calls pass: then `wait()` holds them that long.
         """
@@ -216,8 +213,8 @@ class Limiter:
         if now - self._announced.changed_at < 2 * SLICE and not self._ramping:
             # What is refused was sent under another limit than the one just told.
             self._volley.last = self._started
-        elif (beyond := self._start_of(ticket)[1] * self._charge - self._tokens.room) > 0 and self.is_told:
-            # Larger than a slice: its size may be why, which tells nothing of the rate. It pays off nothing, either.
+        elif divisible and self._announced.is_told and (beyond := self._beyond_a_slice(ticket)) > 0:
+            # Its size may be why, which tells nothing of the rate. It pays off nothing, either.
             self._tokens.give_back(beyond)
             self._volley.last = self._started
             return True
@@ -228,6 +225,9 @@ class Limiter:
             return True
         self._paused_until = max(self._paused_until, now + pause)
         return False
+
+    def _beyond_a_slice(self, ticket: int) -> float:
+        return self._start_of(ticket)[1] * self._charge - self._tokens.room
 
     def _count(self, now: float, ticket: int, *, slow_down: bool) -> bool:
         """Cut by one refusal more; True if most of its volley was refused, or all since the last one."""
@@ -316,7 +316,7 @@ class Limiter:
 
     def _listen(self, now: float, headers: Mapping[str, str], *, whole: bool = False) -> None:
         if self._announced.listen(now, headers, whole=whole):
-            if self.is_told:
+            if self._announced.is_told:
                 self._silent = None
             self._apply()
 
@@ -335,10 +335,6 @@ class Limiter:
         rates = {name: rate * part for name, rate in self._announced.rates.items()}
         self._requests.set_rate(_least(self._asked["requests"], rates.get("requests"), self._silent))
         self._tokens.set_rate(_least(self._asked["tokens"], rates.get("tokens"), rates.get("project-tokens")))
-
-
-def _per_second(per_minute: int | None) -> float | None:
-    return None if per_minute is None else per_minute / MINUTE
 
 
 def _least(*rates: float | None) -> float | None:

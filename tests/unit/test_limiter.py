@@ -313,7 +313,7 @@ def test_a_minute_and_a_day_are_told_apart(
 @pytest.mark.parametrize("limit", ["0", "-1", "", "many", "inf", "nan"])
 def test_impossible_limits_say_nothing(limit: str) -> None:
     assert told({"x-ratelimit-limit-requests": limit}, "requests") is None
-    assert not probed({"x-ratelimit-limit-requests": limit}).is_told
+    assert not probed({"x-ratelimit-limit-requests": limit})._announced.is_told
 
 
 # --- the limiter
@@ -336,7 +336,7 @@ def test_a_project_has_a_limit_of_its_own() -> None:
 def test_a_days_limit_is_not_spread_over_the_day_but_pauses_at_its_end() -> None:
     limiter = probed(said("requests", 10_000, 9_999, "8.64s"))
     assert limiter.exhausted_until(1.0) is None
-    assert not limiter.is_told
+    assert not limiter._announced.is_told
     limiter.refused(100.0, limiter.start(100.0, 10), said("requests", 10_000, 0, "6h0m0s"), None)
     assert limiter.exhausted_until(100.0) == pytest.approx(100.0 + 6 * 3600)
     assert limiter.exhausted_until(100.0 + 6 * 3600) is None

@@ -51,7 +51,7 @@ def test_no_shard_is_submitted_twice_or_lost(
     ends = play_all(range(first, first + share), Protocol(), bounds)
 
     assert ends.faults == {}, f"histories of these numbers go wrong: {ends.first}"
-    record_property("ends", dict(ends.counts))
+    record_property("ends", ", ".join(f"{count} {stage!s}" for stage, count in ends.counts.items()))
     ended = (Stage.SUBMITTED, Stage.HELD, Stage.REFUSED)
     assert sum(ends.counts[stage] for stage in ended) == share
     assert ends.counts["again"] > share / 20, "the world is too kind to say anything"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,21 +14,22 @@ from typing import Any
 
 import anyio
 
-from runner import packing, retirement
+from runner import loop, packing, retirement
 from runner.allowance import Allowance
 from runner.api.account import Account
 from runner.budget import Budget
 from runner.dispatch.feed import Feed, Most
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
-from runner.endpoints import ENDPOINTS
-from runner.errors import Interrupted, RunnerError
+from runner.endpoints import ENDPOINTS, with_tier
+from runner.errors import Interrupted
 from runner.expand import CHUNK_ROWS, PACKED_ROWS, expand
 from runner.job import Job
 from runner.limiter import Limiter, Load
 from runner.model import MODEL_GONE, Call, Reply, Signal
 from runner.pricing import Prices, usd
 from runner.question import Questions
+from runner.rate import Rate
 from runner.settle import Policy, Settler
 from runner.stop import Stop
 from runner.store import runs, tasks, totals
@@ -42,6 +42,7 @@ from runner.store.tasks import Claim
 from runner.store.writer import GroupWriter
 from runner.structured import Checker
 from runner.tokens import Estimates
+from runner.turn import WHOLE, Turn, TurnOver, Watch
 
 CONCURRENCY = 1_000
 """The most calls in flight where neither the job nor the command line says how many; the limiter finds how many
@@ -54,13 +55,13 @@ LIST_SECONDS = 2.0
 """How long a run waits for the server's list of models; most give it at once, some have none."""
 
 BEAT_SECONDS = 1.0
-RATE_BEATS = 31
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
     """What an online dispatch needs to know. `budget` is in pico-dollars; `grace` and `deadline` in seconds;
-    `new_models` are those whose last day is to be looked up before the first call."""
+    `new_models` are those whose last day is to be looked up before the first call. `turn` says
+    how long it has where it is one way of several."""
 
     store: Store
     tenure: Tenure
@@ -74,14 +75,13 @@ class Asking:
     grace: float
     new_models: frozenset[str] = frozenset()
     deadline: float = 600.0
+    fresh: bool = False
+    turn: Turn = WHOLE
 
 
 def ask(asking: Asking, *, stop: Stop, emit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Ask what the run still has to ask; what this start did. Raises the RunnerError that ended it early."""
-    try:
-        return anyio.run(_Dispatch(asking, stop, emit).run, backend_options=_loop_options())
-    except BaseExceptionGroup as group:
-        raise _first(group) from group
+    return loop.run(_Dispatch(asking, stop, emit).run)
 
 
 class _Dispatch:
@@ -118,8 +118,9 @@ class _Dispatch:
             most=self._most_of_a_pack,
             estimates=self._estimates,
         )
-        self._done_at = deque([(time.monotonic(), 0)], maxlen=RATE_BEATS)
+        self._rate = Rate(time.monotonic())
         self._held_because = ""
+        self._watch = Watch(asking.turn)
 
     async def run(self) -> dict[str, Any]:
         from runner.api.dataplane import transport_for
@@ -175,23 +176,17 @@ class _Dispatch:
             try:
                 with self._stop.listening(self._on_stop):
                     await self._online.run(grace=self._asking.grace)
+            except TurnOver:
+                pass
             finally:
                 group.cancel_scope.cancel()
                 with anyio.CancelScope(shield=True):
                     await self._sign_of_life()
 
     def _make_settler(self) -> Settler:
-        asking = self._asking
-
-        policy = Policy(
-            retry=asking.job.retry,
-            accepted=asking.job.accepts,
-            on_ambiguous=asking.on_ambiguous,
-            checker=None if asking.job.schema is None else Checker(asking.job.schema),
-        )
         return Settler(
-            policy,
-            asking.prices,
+            policy_of(self._asking),
+            self._asking.prices,
             self._budget,
             random=random.random,
             remaining=self._remaining,
@@ -216,12 +211,19 @@ class _Dispatch:
         if self._settler.known_gone(call):
             return MODEL_GONE
         self._settler.sending(call)
-        return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, call.body)
+        body = with_tier(call.body, self._asking.turn.tier)
+        return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, body)
 
     def _settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
         self._allowance.came(ended)
         signals, settlements = self._settler.settle(ended)
+        self._watch.see(signals)
+        self._end_turn()
         return signals, self._writer.submit(tasks.settle, settlements)
+
+    def _end_turn(self) -> None:
+        if self._watch.is_over(answered=self._settler.tally.answered, now=time.time()):
+            self._online.stop(TurnOver(), grace=self._asking.deadline)
 
     def _remaining(self) -> int:
         tally = self._settler.tally
@@ -246,6 +248,7 @@ class _Dispatch:
             await anyio.sleep(BEAT_SECONDS)
             if await self._sign_of_life():
                 self._online.stop(Interrupted("Stopped by `runner cancel`. What is answered is kept."))
+            self._end_turn()
 
     async def _sign_of_life(self) -> bool:
         """Tell how far the run is, here and in the store; whether somebody asked it to stop."""
@@ -264,7 +267,7 @@ class _Dispatch:
     def _progress(self) -> dict[str, Any]:
         tally = self._settler.tally
         done = tally.answered + tally.failed
-        rate = self._rate(done)
+        rate = self._rate.at(done, time.monotonic())
         left = max(0, self._left - done)
         return {
             "event": "progress",
@@ -285,16 +288,10 @@ class _Dispatch:
             "output_tokens": tally.output_tokens,
             "cost_usd": None if tally.unpriced and not tally.cost else usd(tally.cost),
             "bound_by": self._limiter.bound_by(time.monotonic()),
+            "calls_per_second_allowed": self._limiter.calls_a_second,
             "held_for": round(self._gate.seconds_left(), 1),
             "held_because": self._held_because if not self._gate.is_open else "",
         }
-
-    def _rate(self, done: int) -> float:
-        """Rows a second over the last half minute."""
-        now = time.monotonic()
-        self._done_at.append((now, done))
-        since, before = self._done_at[0]
-        return (done - before) / max(0.001, now - since)
 
     def _gate_held(self, reason: str, seconds: float) -> None:
         if reason != self._held_because or seconds >= 5:
@@ -333,18 +330,13 @@ class _Dispatch:
         )
 
 
-def _loop_options() -> dict[str, Any]:
-    try:
-        import uvloop
-    except ImportError:
-        return {}
-    return {"loop_factory": uvloop.new_event_loop}
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    for error in group.exceptions:
-        found = _first(error) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, RunnerError):
-            return found
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def policy_of(asking: Asking) -> Policy:
+    """How what goes wrong with this run's calls is handled."""
+    job = asking.job
+    return Policy(
+        retry=job.retry,
+        accepted=job.accepts,
+        on_ambiguous=asking.on_ambiguous,
+        checker=None if job.schema is None else Checker(job.schema),
+        tier=asking.turn.tier,
+    )

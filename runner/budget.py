@@ -34,6 +34,12 @@ class Budget:
         self.reserved += amount
         return True
 
+    def set_aside(self, amount: int) -> None:
+        """Set aside the worst case of what is under way already, whatever the limit: a batch, say, of an earlier
+        start."""
+        _refuse_negative(amount)
+        self.reserved += amount
+
     def settle(self, reserved: int, actual: int | None) -> None:
         """End a call: give back what was reserved for it and count what it cost.
 

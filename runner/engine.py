@@ -16,13 +16,13 @@ import orjson
 from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
-from runner.errors import LISTED_FAULTS, BadConfiguration, BadInput, LineFault, UsageError
+from runner.errors import LISTED_FAULTS, BadInput, LineFault, UsageError
 from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.files import MAX_LINE
 from runner.job import Job
 from runner.model import RunState, TaskState
+from runner.preflight import new_models, refuse_boundless
 from runner.pricing import Prices
-from runner.question import Questions, worst_case
 from runner.report import summarise
 from runner.stop import Stop
 from runner.store import rows, runs, series, tasks, totals
@@ -34,8 +34,6 @@ from runner.store.series import Identity, Tenure
 Emit = Callable[[dict[str, Any]], None]
 
 REPRICED_AT_ONCE = 5_000
-MODELS_LOOKED_AT = 1_000
-"""Rows of a requests file whose models are looked up before the first call."""
 
 _ABANDONED = {
     "code": "process_ended",
@@ -51,7 +49,8 @@ class Start:
     """One start of a run: the job, the account, and how this start is to handle them.
 
     `input` is None for standard input (`stdin`), or where the rows are in the store already (`run_name`).
-    `budget` is in pico-dollars; `grace` in seconds; `on_ambiguous` is retry, hold or fail.
+    `budget` is in pico-dollars; `grace` and `quarantine` in seconds; `on_ambiguous` is retry, hold or fail.
+    `waits` is False where it is to end as soon as nothing can be done now (for cron).
     """
 
     job: Job
@@ -69,6 +68,8 @@ class Start:
     max_line: int = MAX_LINE
     grace: float = 25.0
     on_ambiguous: str = "retry"
+    quarantine: float = 600.0
+    waits: bool = True
     skip_invalid: bool = False
     overwrite: bool = False
     fresh: bool = False
@@ -212,7 +213,8 @@ def _ask(
     with store.read() as connection:
         left = totals.unfinished(connection, this.id)
     if left:
-        _refuse_unpriced_budget(store, this, start)
+        if start.budget is not None:
+            refuse_boundless(store, this, start.job, start.prices, origin=start.account.origin)
         asking = Asking(
             store=store,
             tenure=tenure,
@@ -224,9 +226,9 @@ def _ask(
             concurrency=start.concurrency,
             on_ambiguous=start.on_ambiguous,
             grace=start.grace,
-            new_models=_models_of(store, this, start),
+            new_models=new_models(store, this, start.job),
         )
-        did = ask(asking, stop=stop, emit=emit)
+        did = _answer(asking, start, stop, emit)
     with store.write() as connection:
         series.fence(connection, tenure)
         held = totals.held(connection, this.id)
@@ -238,37 +240,23 @@ def _ask(
     return this, did
 
 
-def _refuse_unpriced_budget(store: Store, this: Run, start: Start) -> None:
-    """A budget for a model whose price is unknown, or whose worst case nothing bounds, is no bound."""
-    if start.budget is None:
-        return
-    questions = Questions(start.job)
-    with store.read() as connection:
-        for line, text in rows.open_records(connection, this.id):
-            question = questions.ask(text)
-            demand = question.endpoint.demand(question.request, len(question.body))
-            if demand.unbounded is not None:
-                raise BadConfiguration(
-                    f"Line {line}: a budget cannot bound this request, because it uses {demand.unbounded}. "
-                    "Nothing was sent. Run without --budget, or leave such rows out."
-                )
-            if worst_case(question, demand, start.prices) is None:
-                raise BadConfiguration(
-                    f"Line {line}: a budget needs a price for {question.model}, and none is known at "
-                    f"{start.account.origin}. Nothing was sent. Give the prices with --prices FILE, or run "
-                    "without a budget."
-                )
-            if start.job.endpoint is not None:
-                return
+def _answer(asking: Asking, start: Start, stop: Stop, emit: Emit) -> dict[str, Any]:
+    """Get the rows answered in the way that the job's mode says; what this start did."""
+    if start.job.mode == "online":
+        did = ask(asking, stop=stop, emit=emit)
+        with asking.store.read() as connection:
+            if not totals.unfinished(connection, asking.run.id):
+                return did
+    from runner.batching import Batching, batch
+    from runner.scheduling import schedule
 
-
-def _models_of(store: Store, this: Run, start: Start) -> frozenset[str]:
-    """The models that a run is about to ask for the first time, none where it has asked before."""
-    with store.read() as connection:
-        if totals.has_called(connection, this.id):
-            return frozenset()
-        questions, open_rows = Questions(start.job), rows.open_records(connection, this.id)
-        return frozenset(questions.ask(text).model for _, text in islice(open_rows, MODELS_LOOKED_AT))
+    if start.job.mode == "auto":
+        return schedule(asking, quarantine=start.quarantine, waits=start.waits, stop=stop, emit=emit)
+    plans = start.job.mode == "batch"
+    batching = Batching(asking, start.quarantine, waits=start.waits, plans=plans)
+    did = batch(batching, stop=stop, emit=emit)
+    # What batches of an earlier start left over is asked as this start says.
+    return did if plans else _answer(asking, start, stop, emit)
 
 
 def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:
@@ -282,7 +270,7 @@ def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:
 
 def _draw(store: Store, tenure: Tenure, this: Run, start: Start, outputs: Outputs) -> dict[str, Any]:
     _price_what_was_unpriced(store, tenure, start.prices)
-    rows_came_to = export(store, this, start.job, outputs)
+    rows_came_to = export(store, this, start.job, outputs, start.prices)
     summary = summarise(
         store, this, rows_came_to, job_name=start.job.name, prices_as_of=start.prices.as_of or None
     )

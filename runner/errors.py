@@ -11,6 +11,7 @@
     ├── OutputUnwritable      73   the output cannot be written, or is not ours to replace
     ├── StoreUnusable         74   the store cannot be opened, read or written
     │   └── Fenced                 another process took the series over
+    ├── NotFinished           75   what could be done now is done; batches are out, or rows wait
     ├── AccessRefused         77   no key, or the key or a permission was refused
     └── BadConfiguration      78   job file, price file, version
         └── BadJob                 every fault of a job file at once
@@ -98,6 +99,12 @@ class StoreUnusable(RunnerError):
 
 class Fenced(StoreUnusable):
     """Another process has taken this series over since; this one writes nothing more."""
+
+
+class NotFinished(RunnerError):
+    """All that can be done now is done, and this start does not wait for the rest: run it again later."""
+
+    exit_code = 75
 
 
 class AccessRefused(RunnerError):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runner import takeup
 from runner.errors import UsageError
 from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.job import Job
-from runner.model import RowTotals, RunState
+from runner.model import RunState
 from runner.report import summarise
-from runner.store import runs, series, totals
+from runner.store import batches, runs, series, totals
 from runner.store.database import Store, path_of
 from runner.store.locks import SeriesLock
 from runner.store.runs import Run
 from runner.store.series import Identity, Tenure
+from runner.sums import RowTotals
 
 
 def export_again(
@@ -53,25 +54,46 @@ def export_again(
     return this, summary, where
 
 
-def cancel(store_url: str, run_name: str) -> str:
-    """Ask the process that runs a run to stop, or mark a run that nobody runs; what was done, as a sentence."""
+class BatchesOut(NamedTuple):
+    """A run that nobody runs, and whose batches are out: only who may speak for its account can call them off."""
+
+    run_name: str
+    job: Job
+    identity: Identity
+
+
+def cancel(store_url: str, run_name: str) -> str | BatchesOut:
+    """Ask the process that runs a run to stop, or mark a run that nobody runs; what was done, as a sentence. Where
+    nobody runs it and batches are out that it waits for, nothing is done."""
     this, identity = _find(store_url, run_name)
     lock = SeriesLock(path_of(store_url), identity.digest)
     holder = lock.holder()
     with Store.open(store_url) as store:
-        with store.write() as connection:
-            runs.ask_to_stop(connection, this.id)
         if holder is not None:
-            return (
-                f"Run {this.name} was asked to stop ({holder}). It ends when its calls in flight have ended."
-            )
+            return _ask_to_stop(store, this, str(holder))
         with lock, store.write() as connection:
             this = runs.get(connection, this.id)
+            out = batches.waited_for(connection, this.id, this.series_id)
+            goes_on = this.state in (RunState.ACTIVE, RunState.CANCELLED)
+            if any(goes_on or one.run_id == this.id for one in out):
+                return BatchesOut(this.name, Job.thaw(dict(this.job)), identity)
             if this.state is RunState.ACTIVE:
                 runs.move(connection, this.id, RunState.CANCELLED)
     if this.state is not RunState.ACTIVE:
         return f"Run {this.name} is {this.state}: there is nothing to stop."
     return f"Run {this.name} is cancelled. What is answered is kept; the same command goes on with it."
+
+
+def _ask_to_stop(store: Store, this: Run, holder: str) -> str:
+    with store.write() as connection:
+        runs.ask_to_stop(connection, this.id)
+        out = batches.waited_for(connection, this.id, this.series_id)
+    if not out:
+        return f"Run {this.name} was asked to stop ({holder}). It ends when its calls in flight have ended."
+    return (
+        f"Run {this.name} was asked to stop ({holder}). It cancels its batches, waits for their end, and takes in what "
+        "they did."
+    )
 
 
 def forget(store_url: str, run_name: str) -> str:

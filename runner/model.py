@@ -3,15 +3,17 @@
 A task, one question of a series (`TaskState`):
 
     READY ──claim──▶ IN_FLIGHT ──answer──▶ ANSWERED      stored in the same transaction as its body
-      ▲  ▲               │
-      │  └──put back─────┤                               refused, not sent, or ambiguous: a later due time
-      │                  ├──hold────▶ HELD                ambiguous, and the user wants to be asked
-      │                  └──fail────▶ FAILED              an error that asking again cannot mend
-      └──────retry────────────────────┘  (also from HELD and ANSWERED: `runner retry`)
+      │ ▲ ▲              │
+      │ │ └─put back─────┤                               refused, not sent, or ambiguous: a later due time
+      │ │                ├──hold────▶ HELD                ambiguous, and the user wants to be asked
+      │ │                └──fail────▶ FAILED              an error that asking again cannot mend
+      │ └────retry────────────────────┘  (also from HELD and ANSWERED: `runner retry`)
+      └──plan──▶ BATCHED ──▶ ANSWERED, READY, HELD or FAILED, as from IN_FLIGHT, when its batch is collected
 
     state      set by                  leaves it                              after a crash
     READY      expand, put back        claim, once its due time has come      stays
     IN_FLIGHT  claim (before sending)  settle                                 ambiguous: recover puts it back
+    BATCHED    plan (before uploading) settle, or its batch comes to nothing  stays: its batch goes on
     HELD       settle                  `runner retry`                         stays
     ANSWERED   settle                  only by `runner retry` or `forget`     stays, with its body
     FAILED     settle                  `runner retry`, or a later run         stays
@@ -28,7 +30,7 @@ An attempt ends as one `Outcome`. Only AMBIGUOUS can cost twice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -39,6 +41,7 @@ class TaskState(StrEnum):
 
     READY = "ready"
     IN_FLIGHT = "in_flight"
+    BATCHED = "batched"
     HELD = "held"
     ANSWERED = "answered"
     FAILED = "failed"
@@ -46,10 +49,11 @@ class TaskState(StrEnum):
 
 TASK_TRANSITIONS: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
-        TaskState.READY: frozenset({TaskState.IN_FLIGHT}),
+        TaskState.READY: frozenset({TaskState.IN_FLIGHT, TaskState.BATCHED}),
         TaskState.IN_FLIGHT: frozenset(
             {TaskState.READY, TaskState.HELD, TaskState.ANSWERED, TaskState.FAILED}
         ),
+        TaskState.BATCHED: frozenset({TaskState.READY, TaskState.HELD, TaskState.ANSWERED, TaskState.FAILED}),
         TaskState.HELD: frozenset({TaskState.READY}),
         TaskState.ANSWERED: frozenset({TaskState.READY}),
         TaskState.FAILED: frozenset({TaskState.READY}),
@@ -153,6 +157,8 @@ class Kind(StrEnum):
     """Sent, and no full valid answer."""
     NOT_SENT = "not_sent"
     """The request never left."""
+    NOT_RUN = "not_run"
+    """A line of a batch that ended before it was its turn (batch_expired, batch_cancelled); costs no attempt."""
 
 
 OUTCOME_OF_KIND: Mapping[Kind, Outcome] = MappingProxyType(
@@ -167,6 +173,7 @@ OUTCOME_OF_KIND: Mapping[Kind, Outcome] = MappingProxyType(
         Kind.NO_ACCESS: Outcome.REFUSED,
         Kind.AMBIGUOUS: Outcome.AMBIGUOUS,
         Kind.NOT_SENT: Outcome.NOT_SENT,
+        Kind.NOT_RUN: Outcome.REFUSED,
     }
 )
 
@@ -226,11 +233,12 @@ class Asked(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One HTTP request that is about to be sent, carrying one task, or many that are asked at once (`asked`).
+    """One HTTP request, carrying one task, or many that are asked at once (`asked`); or one line of a batch.
 
     `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None if unknown. `id` is its number in the
     store, 0 until it is claimed. `split_from` is set where it is one half of a call that was refused, and
-    `added_base64` where we ask for vectors as base64 of our own accord.
+    `added_base64` where we ask for vectors as base64 of our own accord. `in_batch` says that it is a line of a
+    batch, whose `body` is empty once it is uploaded.
     """
 
     asked: tuple[Asked, ...]
@@ -243,6 +251,7 @@ class Call:
     id: int = 0
     split_from: Split | None = None
     added_base64: bool = False
+    in_batch: bool = False
 
     @property
     def task_id(self) -> int:
@@ -270,7 +279,8 @@ class Signal:
     the server named a time; `release` opens it, for it was the rows' own fault; `refused_for_speed` narrows
     what may be in flight; `slow_down` slows its growth as well; `split` asks a packed call again in halves;
     `missed` says that it came to nothing for a reason that may be its size; `refuses_base64` says that this
-    server gives vectors as numbers only; `stop` ends the dispatch.
+    server gives vectors as numbers only; `aside` that the task is not to be asked again in this way; `stop` ends
+    the dispatch.
     """
 
     healthy: bool = False
@@ -282,53 +292,6 @@ class Signal:
     split: bool = False
     missed: bool = False
     refuses_base64: bool = False
+    aside: bool = False
     reason: str = ""
     stop: Exception | None = None
-
-
-@dataclass(slots=True)
-class Sums:
-    """Rows, tokens and cost of one kind of rows. `cost` is in pico-dollars and sums what is known; `priced`
-    and `unpriced` count the rows that have a known cost and those that have none."""
-
-    rows: int = 0
-    input: int = 0
-    cached_input: int = 0
-    cache_write: int = 0
-    output: int = 0
-    reasoning: int = 0
-    total: int = 0
-    cost: int = 0
-    priced: int = 0
-    unpriced: int = 0
-
-    def add(self, usage: Usage | None, cost: int | None) -> None:
-        self.rows += 1
-        if usage is not None:
-            self.input += usage.input
-            self.cached_input += usage.cached_input
-            self.cache_write += usage.cache_write
-            self.output += usage.output
-            self.reasoning += usage.reasoning
-            self.total += usage.total
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self.priced += 1
-            self.cost += cost
-
-
-@dataclass(slots=True)
-class RowTotals:
-    """What the rows of an output come to. `paid` are the answers this run paid for, `reused` those that an
-    earlier run, or another row of this one, had paid for already."""
-
-    ok: int = 0
-    failed: int = 0
-    invalid: int = 0
-    skipped: int = 0
-    paid: Sums = field(default_factory=Sums)
-    reused: Sums = field(default_factory=Sums)
-    by_model: dict[str, Sums] = field(default_factory=dict)
-    finish_reasons: dict[str, int] = field(default_factory=dict)
-    error_codes: dict[str, int] = field(default_factory=dict)

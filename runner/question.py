@@ -73,6 +73,13 @@ class Questions:
         """Whether several questions may share one request. The bodies of a requests file go as they are."""
         return not self._of_requests and self._endpoint.name == "embeddings"
 
+    @property
+    def only(self) -> tuple[str, str] | None:
+        """The endpoint and the model that every question is for; None where each line names its own."""
+        return (
+            None if self._of_requests or self._job.model is None else (self._endpoint.name, self._job.model)
+        )
+
     def ask(self, line: bytes, *, checked: bool = False) -> Question:
         """The question of a line. Unaskable with every fault found in it; `checked` says that ingest has found
         none, so that the request is not looked through again."""
@@ -82,22 +89,23 @@ class Questions:
             raise Unaskable([(one.code, one.message) for one in fault.faults]) from fault
 
     def _ask_request(self, line: bytes, checked: bool) -> Question:
-        found = record.parse_request(line)
-        key = found.key
+        if checked:
+            key, url, body = record.parse_checked_request(line)
+        else:
+            found = record.parse_request(line)
+            key, url, body = found.key, found.url, found.body
         faults: list[tuple[str, str]] = []
-        endpoint = BY_URL.get(found.url)
+        endpoint = BY_URL.get(url)
         if endpoint is None:
             known = ", ".join(sorted({one.url for one in ENDPOINTS.values()}))
-            faults.append(
-                ("unknown_url", f"url {found.url!r} is not one that runner can ask; it knows {known}")
-            )
+            faults.append(("unknown_url", f"url {url!r} is not one that runner can ask; it knows {known}"))
             raise Unaskable(faults, key)
-        request = record.parse(found.body)
+        request = record.parse(body)
         if not checked:
             faults.extend(endpoint.check(request))
         if faults:
             raise Unaskable(faults, key)
-        return Question(key, endpoint, str(request["model"]), found.body, request)
+        return Question(key, endpoint, str(request["model"]), body, request)
 
     def _ask_record(self, line: bytes) -> Question:
         job = self._job
@@ -135,8 +143,9 @@ class Questions:
         return Question(key, self._endpoint, job.model, record.dumps(request), request)
 
 
-def worst_case(question: Question, demand: Demand, prices: Prices) -> int | None:
-    """The dearest that a question can come to online, in pico-dollars; None where nothing bounds it."""
+def worst_case(question: Question, demand: Demand, prices: Prices, *, batch: bool = False) -> int | None:
+    """The dearest that a question can come to, online or in a batch, in pico-dollars; None where nothing bounds
+    it."""
     if demand.unbounded is not None:
         return None
     tier = question.request.get("service_tier")
@@ -147,4 +156,5 @@ def worst_case(question: Question, demand: Demand, prices: Prices) -> int | None
         max_output=demand.max_output,
         choices=demand.choices,
         tier=tier if isinstance(tier, str) else None,
+        batch=batch,
     )

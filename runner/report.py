@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import StoreUnusable
-from runner.model import RowTotals, Sums
 from runner.pricing import usd
 from runner.store import totals as store_totals
 from runner.store.clock import moment
 from runner.store.database import Store
 from runner.store.runs import Run
+from runner.sums import ONLINE, RowTotals, Sums, mode_of
 
 
 def summarise(
@@ -24,10 +23,9 @@ def summarise(
         attempts = store_totals.attempts(connection, run.id)
         again = store_totals.asked_again(connection, run.id)
     paid = _sum([rows.paid, *again.values()])
-    models = {
-        name: _sum([rows.by_model.get(name, Sums()), again.get(name, Sums())])
-        for name in sorted(rows.by_model.keys() | again.keys())
-    }
+    models = _joined(rows.by_model, [(model, sums) for (model, _), sums in again.items()])
+    job_mode = str(run.job.get("mode", ONLINE))
+    modes = _joined(rows.by_mode, [(mode_of(tier, job_mode), sums) for (_, tier), sums in again.items()])
     accounted = rows.ok + rows.failed + rows.invalid + rows.skipped
     if accounted != run.rows_in:
         raise StoreUnusable(
@@ -64,7 +62,15 @@ def summarise(
             name: {"rows": sums.rows, "tokens": _tokens(sums), "cost_usd": _money(sums)}
             for name, sums in models.items()
         },
-        "modes": {"online": {"rows": paid.rows, "tokens": _tokens(paid), "cost_usd": _money(paid)}},
+        "modes": {
+            name: {
+                "rows": sums.rows,
+                "tokens": _tokens(sums),
+                "cost_usd": _money(sums),
+                **({"saved_usd": usd(rows.saved[name])} if name in rows.saved else {}),
+            }
+            for name, sums in (modes or {ONLINE: Sums()}).items()
+        },
         "finish_reasons": dict(sorted(rows.finish_reasons.items())),
         "errors": dict(sorted(rows.error_codes.items(), key=lambda pair: (-pair[1], pair[0]))),
         "started_at": _time(started),
@@ -76,9 +82,16 @@ def summarise(
 def _sum(parts: Iterable[Sums]) -> Sums:
     whole = Sums()
     for part in parts:
-        for one in fields(Sums):
-            setattr(whole, one.name, getattr(whole, one.name) + getattr(part, one.name))
+        whole.add_sums(part)
     return whole
+
+
+def _joined(some: Mapping[str, Sums], others: Iterable[tuple[str, Sums]]) -> dict[str, Sums]:
+    """The sums of each name, by name."""
+    joined = {name: _sum([sums]) for name, sums in some.items()}
+    for name, sums in others:
+        joined.setdefault(name, Sums()).add_sums(sums)
+    return dict(sorted(joined.items()))
 
 
 def _tokens(sums: Sums) -> dict[str, int]:

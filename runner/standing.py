@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.model import RunState
+from runner.polling import MISSING, stands_still, unheard_of
 from runner.pricing import usd
-from runner.store import runs, series, totals
+from runner.store import batches, runs, series, totals
+from runner.store.batches import Kept
 from runner.store.clock import moment
 from runner.store.database import Store, path_of
 from runner.store.locks import SeriesLock
 from runner.store.runs import Run
 from runner.store.series import Identity
+from runner.submission import Stage
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+UNSENT = (Stage.PLANNED, Stage.UPLOADING, Stage.SEEKING, Stage.UPLOADED, Stage.REFUSED)
+"""Where nothing of a batch can be at work at the provider."""
 
 
 def all_runs(store_url: str, limit: int) -> list[dict[str, Any]]:
     """The newest runs, newest first."""
     with Store.read_only(store_url) as store, store.read() as connection:
         return [
-            _short(run, series.identity_of(connection, run.series_id), path_of(store_url))
+            _short(
+                run,
+                series.identity_of(connection, run.series_id),
+                path_of(store_url),
+                _out(connection, run),
+            )
             for run in runs.newest(connection, limit)
         ]
 
@@ -36,11 +52,14 @@ def one_run(store_url: str, run_name: str) -> dict[str, Any]:
         left = 0 if finished else totals.unfinished(connection, run.id)
         states = {} if finished else totals.by_state(connection, run.id)
         errors = totals.commonest_errors(connection, run.id)
-    short = _short(run, identity, path_of(store_url))
+        out = _out(connection, run)
+        ended = Counter(one.result for one in batches.of_run(connection, run.id) if one.result)
+    short = _short(run, identity, path_of(store_url), out)
     if not finished:
         short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0)}
     progress = run.progress or {}
     running = short["state"] == "running"
+    told = [_batch(run, one) for one in out]
     return {
         **short,
         "provider": identity.provider,
@@ -57,17 +76,28 @@ def one_run(store_url: str, run_name: str) -> dict[str, Any]:
         "rows_per_second": progress.get("rows_per_second") if running else None,
         "eta_seconds": progress.get("eta_seconds") if running else None,
         "held_because": progress.get("held_because") if running else None,
+        "batches": told,
+        "batches_ended": dict(sorted(ended.items())),
         "errors": [{"code": code, "status": status, "times": times} for code, status, times in errors],
-        "next": _next(run, short, left, held),
+        "next": _next(run, short, left, held, told),
     }
 
 
-def _short(run: Run, identity: Identity, store_path: Path) -> dict[str, Any]:
+def _out(connection: Connection, run: Run) -> list[Kept]:
+    """The batches out that a run waits for."""
+    if run.state in (RunState.ACTIVE, RunState.CANCELLED):
+        return batches.waited_for(connection, run.id, run.series_id)
+    return [one for one in batches.out(connection, run.series_id) if one.run_id == run.id]
+
+
+def _short(run: Run, identity: Identity, store_path: Path, out: Sequence[Kept]) -> dict[str, Any]:
     state = run.state.value
     holder = None
     if run.state in (RunState.ACTIVE, RunState.INGESTING):
         holder = SeriesLock(store_path, identity.digest).holder()
-        state = "running" if holder is not None else "paused"
+        # What waits goes on by itself, what is paused does not.
+        waits = any(_is_sent(one) or one.submission.due > time.time() for one in out)
+        state = "running" if holder is not None else "waiting" if waits else "paused"
     summary = run.summary or {}
     counted = summary.get("rows", {})
     progress = run.progress or {}
@@ -92,11 +122,71 @@ def _answered(progress: Mapping[str, Any], invalid: int) -> int | None:
     return max(0, int(progress["done"]) - int(progress.get("failed") or 0) - invalid)
 
 
-def _next(run: Run, short: dict[str, Any], left: int, held: int) -> str:
+def _is_sent(batch: Kept) -> bool:
+    return batch.submission.stage not in UNSENT
+
+
+def _batch(run: Run, batch: Kept) -> dict[str, Any]:
+    """A batch that is out. `age_seconds` is since it was submitted, or planned; `waits_until` the time of the next
+    try of one that is not submitted; `odd` says what is not as usual."""
+    submission, seen = batch.submission, batch.seen
+    age = max(0.0, time.time() - (batch.submitted_at or batch.created_at) / 1_000_000)
+    due = submission.due if not _is_sent(batch) and submission.due > time.time() else None
+    return {
+        "batch": submission.batch_id or submission.shard,
+        "run": batch.run_name,
+        "model": batch.model,
+        "state": _state(run, batch, waits=due is not None),
+        "lines": batch.lines,
+        "done": None if seen is None else seen.completed,
+        "age_seconds": round(age),
+        "waits_until": None if due is None else f"{moment(round(due * 1_000_000)):%Y-%m-%dT%H:%M:%SZ}",
+        "odd": _odd(batch, age),
+    }
+
+
+def _state(run: Run, batch: Kept, *, waits: bool) -> str:
+    """The server's word for a batch, or our own for one that it has not told of yet."""
+    shard = batch.submission.shard
+    told = [one for one in (run.progress or {}).get("batches", ()) if one["batch"] == shard]
+    if waits and told and told[0]["state"] == "queue_full":
+        return "queue_full"
+    return batch.submission.stage.value if batch.seen is None else batch.seen.status
+
+
+def _odd(batch: Kept, age: float) -> str | None:
+    """What is odd about a batch; None where nothing is."""
+    submission, seen = batch.submission, batch.seen
+    if submission.stage in (Stage.SENDING, Stage.UNKNOWN, Stage.FENCING, Stage.FENCED):
+        return "no answer tells whether it was created: it is looked for before it may be submitted again"
+    if seen is None:
+        return None
+    if seen.status == MISSING:
+        return "its server says that there is no such batch"
+    # Since when it says what it says is not kept: only of the first state is that its age.
+    odd = stands_still(
+        seen.status,
+        for_seconds=age if seen.status not in ("finalizing", "cancelling") else 0.0,
+        expires_in=None if seen.expires_at is None else seen.expires_at - time.time(),
+        expires=seen.expires_at is not None,
+    )
+    return odd or unheard_of(seen.status) or None
+
+
+def _next(run: Run, short: Mapping[str, Any], left: int, held: int, out: Sequence[Mapping[str, Any]]) -> str:
     if short["holder"] is not None:
-        return f"It is running ({short['holder']}). `runner cancel {run.name}` stops it."
+        calls_off = ", and calls its batches off" if out else ""
+        return f"It is running ({short['holder']}). `runner cancel {run.name}` stops it{calls_off}."
     if run.state is RunState.REJECTED:
         return "Mend the input's bad lines and run the same command again, or add --skip-invalid."
+    if out:
+        goes_on = f"`runner resume {run.name}`, or the same command as before,"
+        if all(one["waits_until"] for one in out):
+            return f"{goes_on} submits what waits, from {out[0]['waits_until']} on."
+        return (
+            f"{goes_on} takes in what the batches have done, and waits for the others (with --no-wait it does not); "
+            f"`runner cancel {run.name}` calls them off."
+        )
     if held:
         return f"`runner retry {run.name}` asks the held rows again; they may have been charged."
     if left or run.state in (RunState.ACTIVE, RunState.CANCELLED, RunState.INGESTING):

@@ -15,11 +15,13 @@ from runner.job import Job, requests_job
 from runner.model import Call, Outcome, Reply, RunState, TaskState, Usage
 from runner.pricing import Prices
 from runner.question import Questions
-from runner.store import runs, series, tasks
+from runner.store import batches, runs, series, tasks
+from runner.store.batches import NewBatch, NewLine
 from runner.store.database import Store
 from runner.store.runs import Run
 from runner.store.series import Identity, Tenure
 from runner.store.tasks import Claim, NewAnswer, Settlement
+from runner.submission import Submission
 from runner.tokens import Estimates
 
 IDENTITY = Identity("requests", "", "/in/requests.jsonl", "openai", "https://api.example", "", "")
@@ -151,6 +153,26 @@ class Scene:
             series.fence(connection, self.tenure)
             return list(tasks.claim(connection, claims))
 
+    def plan(self, *task_ids: int, reserved: int | None = 100, run: Run | None = None) -> int:
+        """Plan tasks of a run as the lines of a new batch; its number."""
+        of, series_id = run or self.run, self.tenure.series_id
+        new = NewBatch(
+            run_id=of.id,
+            series_id=series_id,
+            epoch=self.tenure.epoch,
+            account=IDENTITY.account,
+            endpoint="chat",
+            model="m",
+            lines=len(task_ids),
+            size=1000,
+            tokens=500,
+            submission=Submission(f"{of.name}_{task_ids[0]}", "ab" * 32, run=of.name),
+        )
+        with self.store.write() as connection:
+            series.fence(connection, self.tenure)
+            [batch_id] = batches.plan(connection, [(new, [NewLine(one, reserved) for one in task_ids])])
+        return batch_id
+
     def settle(self, *settlements: Settlement) -> None:
         with self.store.write() as connection:
             series.fence(connection, self.tenure)
@@ -198,7 +220,18 @@ class Scene:
 
     def dump(self) -> dict[str, list[tuple[Any, ...]]]:
         """Everything in the store but the epochs, to see that nothing was written."""
-        names = ("run", "row", "task", "call", "attempt", "answer", "artifact")
+        names = (
+            "run",
+            "row",
+            "task",
+            "call",
+            "attempt",
+            "answer",
+            "artifact",
+            "batch",
+            "batch_queue",
+            "webhook",
+        )
         return {name: self.query(f"SELECT * FROM {name} ORDER BY 1, 2") for name in names}
 
 

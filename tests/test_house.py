@@ -92,5 +92,4 @@ def test_each_dependency_is_one_that_the_code_imports() -> None:
     unused = [
         n for n in names if not re.search(rf"^\s*(import|from) {module.get(n, n)}\b", source, re.MULTILINE)
     ]
-    # aiolimiter paces uploads and batches, which come with the Batch API; it is one of the parts asked for.
-    assert sorted(unused) == ["aiolimiter"]
+    assert unused == []

@@ -21,7 +21,8 @@ class Account:
     """All that the network needs to know: where to ask, and with which credentials.
 
     `api_key` and `ad_token` are never shown by repr. `headers` are the user's own, sent with every call.
-    `credential` gives a key or token that is good for the next call, where none is good for a whole run.
+    `credential` gives a key or token that is good for the next call, where none is good for a whole run. The
+    server of one that `is_inside` runs in this process, and ends with it.
     """
 
     provider: str
@@ -33,6 +34,7 @@ class Account:
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     ad_token: str | None = field(default=None, repr=False)
     credential: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
+    is_inside: bool = False
 
     @property
     def address(self) -> Address:

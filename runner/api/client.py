@@ -193,7 +193,9 @@ def in_our_words(error: Exception, account: Account) -> RunnerError:
             f"{where} refuses the API key (401). Check that it is whole, active, and meant for it."
         )
     if isinstance(error, openai.APIStatusError):
-        said = _without_keys(error.message.removeprefix(f"Error code: {error.status_code} - "), account)
+        said = _short(
+            without_keys(error.message.removeprefix(f"Error code: {error.status_code} - "), account)
+        )
         if isinstance(error, openai.PermissionDeniedError):
             return AccessRefused(
                 f"{where} refuses permission (403): {said}. Check what the key and project may do."
@@ -204,9 +206,13 @@ def in_our_words(error: Exception, account: Account) -> RunnerError:
     return RunnerError(f"Asking {where} failed ({type(error).__name__}).")
 
 
-def _without_keys(text: str, account: Account) -> str:
+def without_keys(text: str, account: Account) -> str:
+    """A text without the account's credentials, and without what looks like some."""
     for secret in (account.api_key, account.ad_token, *account.headers.values()):
         if secret:
             text = text.replace(secret, "[hidden]")
-    text = _KEY_LIKE.sub("[hidden]", text)
+    return _KEY_LIKE.sub("[hidden]", text)
+
+
+def _short(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:300].rstrip(". ")

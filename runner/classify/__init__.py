@@ -3,6 +3,8 @@ insufficient_quota.
 
     no answer    never sent                              NOT_SENT; no trusted certificate, no proxy: NO_ACCESS
                  sent, then silence, a reset, a cut      AMBIGUOUS
+    no status    a line of a batch that was not run      NOT_RUN, with any status
+                 one that was, to no answer              AMBIGUOUS; an error that it names, by that error
     200          the shape of an answer                  ANSWERED
                  anything else                           AMBIGUOUS; an error that it names, by that error
     301, 308     moved for good: the URL is wrong        MODEL_ERROR, for it is so for every row
@@ -74,6 +76,7 @@ _LIMIT = re.compile(
     r"\blimit:?\s+([\d,]{1,20}).{0,80}?\brequested:?\s+([\d,]{1,20})", re.IGNORECASE | re.DOTALL
 )
 _CONTEXT = re.compile(r"maximum context length|context length exceeded|context window", re.IGNORECASE)
+_NOT_RUN = {"batch_expired", "batch_cancelled", "batch_failed"}
 _FAILED_BY_CHANCE = {"server_error", "vector_store_timeout", "failed"} | _OVERLOAD
 _NEVER_CONNECTS = re.compile(
     r"no trusted TLS connection|certificate[ _]verify[ _]failed|self.signed certificate", re.IGNORECASE
@@ -132,6 +135,10 @@ def classify(
 
 def _unanswered(reply: Reply) -> Finding:
     detail, fault = shown(reply.detail), reply.fault or "no_answer"
+    if fault in _NOT_RUN:
+        return Finding(Kind.NOT_RUN, fault, detail)
+    if fault == "line_error":
+        return _line_error(reply)
     if reply.sent:
         return Finding(Kind.AMBIGUOUS, fault, detail, outage=fault in ("timeout", "reset", "connect"))
     if _NEVER_CONNECTS.search(reply.detail):
@@ -139,6 +146,23 @@ def _unanswered(reply: Reply) -> Finding:
     if _PROXY_REFUSES.search(reply.detail):
         return Finding(Kind.NO_ACCESS, "proxy_authentication", detail)
     return Finding(Kind.NOT_SENT, fault, detail, outage=True)
+
+
+def _line_error(reply: Reply) -> Finding:
+    """A line of a batch without an HTTP answer, or with one of no status. It may have been executed, unless its error
+    says otherwise."""
+    error = error_of(reply.body)
+    words = {error.code, error.type}
+    code, message = _code(error, "line_error"), described(reply.body) or shown(reply.detail)
+    if words & _NOT_RUN:
+        return Finding(Kind.NOT_RUN, code, message)
+    if words & _MONEY:
+        return Finding(Kind.NO_MONEY, _money_code(error), message)
+    if words & _SPEED:
+        return Finding(Kind.RATE_LIMITED, _speed_code(error), message)
+    if _is_about_model(error):
+        return Finding(Kind.MODEL_ERROR, "model_not_found", message)
+    return Finding(Kind.AMBIGUOUS, code, message)
 
 
 def _flawed(reply: Reply, flaw: ValueError, now: datetime) -> Finding:
@@ -164,7 +188,9 @@ def _client_error(reply: Reply, error: ErrorBody, now: datetime) -> Finding:
     status = reply.status
     assert status is not None
     words = {error.code, error.type}
-    code, message = _code(error, status), _message(reply)
+    code, message = _code(error, f"http_{status}"), _message(reply)
+    if words & _NOT_RUN:
+        return Finding(Kind.NOT_RUN, code, message, status)
     if status == 402 or words & _MONEY:
         return Finding(Kind.NO_MONEY, _money_code(error) or code, message, status)
     if status == 429:
@@ -220,22 +246,24 @@ def _server_error(reply: Reply, error: ErrorBody, now: datetime) -> Finding:
     """5xx, and what is no HTTP status of an answer at all: 1xx, 2xx other than 200, beyond 599."""
     status = reply.status
     assert status is not None
-    kind = Kind.AMBIGUOUS
+    kind = Kind.NOT_RUN if error.code in _NOT_RUN else Kind.AMBIGUOUS
     wait = retry_wait(reply.headers, error.message, now, resets=False) if status >= 500 else None
-    if status == 503:
+    if status == 503 and kind is not Kind.NOT_RUN:
         says_when = bool({"retry-after", "retry-after-ms"} & reply.headers.keys())
         overloaded = {error.code, error.type} & _OVERLOAD or _OVERLOAD_WORDS.search(error.message)
         if says_when or overloaded:
             kind = Kind.OVERLOADED
-    return Finding(kind, _code(error, status), _message(reply), status, wait, outage=status in _OUTAGE)
+    return Finding(
+        kind, _code(error, f"http_{status}"), _message(reply), status, wait, outage=status in _OUTAGE
+    )
 
 
-def _code(error: ErrorBody, status: int) -> str:
+def _code(error: ErrorBody, otherwise: str) -> str:
     """The server's code, or its type, where they say more than the status does."""
     for word in (error.code, error.type):
         if word and not word.isdigit():
             return shown(word)[:100]
-    return f"http_{status}"
+    return otherwise
 
 
 def _speed_code(error: ErrorBody) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ def account_of(
         )
         for warning in warnings:
             emit({"event": "warning", "message": warning})
-        yield account
+        yield replace(account, is_inside=simulator is not None)
     finally:
         if simulator is not None:
             simulator.stop()

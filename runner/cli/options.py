@@ -74,7 +74,8 @@ def store_option(command: Decorated) -> Decorated:
     )(command)
 
 
-def account_options(command: Decorated) -> Decorated:
+def address_options(command: Decorated) -> Decorated:
+    """Whose API, and where."""
     for option in reversed(
         [
             click.option(
@@ -84,15 +85,40 @@ def account_options(command: Decorated) -> Decorated:
             ),
             click.option("--base-url", metavar="URL", help="The API's address. Default: OPENAI_BASE_URL."),
             click.option("--insecure-http", is_flag=True, help="Allow plain http to a public address."),
-            click.option(
-                "--prices",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="A price file; without it, the table that ships with runner for OpenAI and Azure.",
-            ),
         ]
     ):
         command = option(command)
     return command
+
+
+def account_options(command: Decorated) -> Decorated:
+    """Whose API, where, and at which prices."""
+    prices = click.option(
+        "--prices",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A price file; without it, the table that ships with runner for OpenAI and Azure.",
+    )
+    return address_options(prices(command))
+
+
+def quarantine_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--quarantine",
+        type=Duration(),
+        default="10m",
+        show_default=True,
+        help="How long a batch of unknown fate is looked for before it may be repeated.",
+    )(command)
+
+
+def grace_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--grace",
+        type=Duration(),
+        default="25s",
+        show_default=True,
+        help="How long to wait for calls in flight when asked to stop.",
+    )(command)
 
 
 def handling_options(command: Decorated) -> Decorated:
@@ -103,7 +129,8 @@ def handling_options(command: Decorated) -> Decorated:
             click.option(
                 "--mode",
                 type=click.Choice(["online", "batch", "auto"]),
-                help="online: as fast as the limits allow. batch, auto: not in this version.",
+                help="online: as fast as the limits allow. batch: the Batch API, at half price, within a day. "
+                "auto: the cheapest way to be done by --deadline. [default: online]",
             ),
             click.option("--budget", type=Money(), help="Most that may be spent, in USD; never overshot."),
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),
@@ -116,11 +143,7 @@ def handling_options(command: Decorated) -> Decorated:
             click.option(
                 "--queue-wait", type=Duration(), help="First wait when the batch queue is full. [default: 5m]"
             ),
-            click.option(
-                "--quarantine",
-                type=Duration(),
-                help="How long a batch of unknown fate is looked for before it may be repeated. [default: 10m]",
-            ),
+            quarantine_option,
             click.option(
                 "--on-ambiguous",
                 type=click.Choice(["retry", "hold", "fail"]),
@@ -146,13 +169,7 @@ def handling_options(command: Decorated) -> Decorated:
                 show_default=True,
                 help="Exit 5, or 0, if another process is running this series.",
             ),
-            click.option(
-                "--grace",
-                type=Duration(),
-                default="25s",
-                show_default=True,
-                help="How long to wait for calls in flight when asked to stop.",
-            ),
+            grace_option,
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard error."),
             click.option("-q", "--quiet", is_flag=True, help="No progress, only errors."),
         ]

@@ -192,6 +192,10 @@ def sentence(event: dict[str, Any]) -> str:
             return f"{event['tasks']:,} failed or held row{'' if event['tasks'] == 1 else 's'} asked again."
         case "held":
             return f"Waiting {_seconds(event['seconds'])} for the server ({printable(event['reason'])})."
+        case "batch":
+            return _batch(event)
+        case "way":
+            return f"{_WAYS[event['way']]}: {event['rows']:,} rows, {event['message']}."
         case "stopping" if not event["in_flight"]:
             return f"Stopping ({event['reason']}): no call is in flight."
         case "stopping":
@@ -203,6 +207,23 @@ def sentence(event: dict[str, Any]) -> str:
             return f"{event['done']:,} of {event['rows']:,} rows, {_detail(event)}"
         case _:
             return ""
+
+
+_WAYS = {"flex": "By flex", "batch": "By batches", "online": "Online"}
+_TOLD_STATES = {
+    "submitted": "submitted",
+    "unknown": "no answer tells whether it was created: looking for it before it may be submitted again",
+    "completed": "completed",
+    "expired": "expired; what it did is kept, the rest is asked again",
+    "cancelled": "cancelled; what it did is kept",
+    "failed": "failed",
+}
+
+
+def _batch(event: dict[str, Any]) -> str:
+    """What has become of a batch; empty for the steps between."""
+    told = event["message"] or _TOLD_STATES.get(event["state"], "")
+    return f"Batch {printable(event['batch'])} ({event['lines']:,} rows): {printable(told)}." if told else ""
 
 
 def closing(run: str, summary: dict[str, Any], output: Path, *, did_nothing: bool = False) -> list[str]:
@@ -237,8 +258,26 @@ def money(cost: dict[str, Any]) -> str:
     return text + (f" ({', '.join(extras)})" if extras else "")
 
 
+def _out(batches: list[dict[str, Any]]) -> str:
+    """The batches that are out, in a few words: how many, and how the oldest is."""
+    if not batches:
+        return "no batch out"
+    oldest = max(batches, key=lambda one: one["age_seconds"])
+    done = "" if oldest["done"] is None else f", {oldest['done']:,} of {oldest['lines']:,} done"
+    state = f"{printable(oldest['state'])} for {_seconds(oldest['age_seconds'])}{done}"
+    return (
+        f"1 batch out ({state})" if len(batches) == 1 else f"{len(batches)} batches out (the oldest {state})"
+    )
+
+
 def _detail(event: dict[str, Any]) -> str:
-    parts = [f"{event['failed']:,} failed", f"{event['rows_per_second']:,} rows/s"]
+    parts = [f"{event['failed']:,} failed"]
+    if "batches" in event:
+        parts += [_out(event["batches"]), f"{event['input_tokens'] + event['output_tokens']:,} tokens"]
+        if event["cost_usd"] is not None:
+            parts.append(f"${Decimal(event['cost_usd']):.4f}")
+        return ", ".join(parts)
+    parts.append(f"{event['rows_per_second']:,} rows/s")
     if event["eta_seconds"] is not None:
         parts.append(f"{_seconds(event['eta_seconds'])} left")
     parts.append(f"{event['input_tokens'] + event['output_tokens']:,} tokens")
@@ -254,6 +293,8 @@ def _detail(event: dict[str, Any]) -> str:
 def _beside_bar(event: dict[str, Any]) -> str:
     """What stands beside the bar: the same in 60 characters or so; what is worth most comes first."""
     parts = [f"{event['failed']:,} failed"] if event["failed"] else []
+    if "batches" in event:
+        return ", ".join([*parts, _out(event["batches"])])
     if event["held_for"]:
         parts.append(f"waiting {_seconds(event['held_for'])} for the server")
     else:

@@ -140,10 +140,6 @@ def with_handling(job: Job, options: dict[str, Any]) -> Job:
     job = replace(job, **changed)
     if job.mode == "auto" and job.deadline is None:
         raise UsageError("Mode auto needs a deadline: --deadline 8h, or `deadline:` in the job.")
-    if job.mode != "online":
-        raise UsageError(
-            f"Mode {job.mode} is not in this version: it runs online only. Use --mode online, or leave mode out."
-        )
     return job
 
 
@@ -184,6 +180,8 @@ def _start(
         max_line=options.get("max_line") or 32 * 2**20,
         grace=options["grace"],
         on_ambiguous=options["on_ambiguous"],
+        quarantine=options["quarantine"],
+        waits=not options["no_wait"],
         skip_invalid=options["skip_invalid"],
         overwrite=options["overwrite"],
         fresh=options.get("fresh", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runner.cli.options import Duration
+from runner.cli.secret import webhook_secret
 from runner.errors import UsageError
 
 
@@ -25,6 +26,16 @@ from runner.errors import UsageError
     "--batch-time", type=Duration(), default="5s", show_default=True, help="How long a batch takes."
 )
 @click.option(
+    "--queue-tokens",
+    type=click.IntRange(min=1),
+    help="Input tokens that a model's batches may hold enqueued together.",
+)
+@click.option(
+    "--webhook",
+    metavar="URL",
+    help="Where the end of a batch is told, signed with OPENAI_WEBHOOK_SECRET, as `runner listen` expects it.",
+)
+@click.option(
     "--profile",
     type=click.Choice(["openai", "azure"]),
     default="openai",
@@ -32,6 +43,7 @@ from runner.errors import UsageError
     help="Whose Batch API it speaks.",
 )
 def simulate_command(
+    *,
     port: int,
     rpm: int | None,
     tpm: int | None,
@@ -39,6 +51,8 @@ def simulate_command(
     faults: str | None,
     seed: int,
     batch_time: float,
+    queue_tokens: int | None,
+    webhook: str | None,
     profile: str,
 ) -> None:
     """Serve the OpenAI API's protocol on this machine, without a key and at no cost.
@@ -61,6 +75,9 @@ def simulate_command(
         seed=seed,
         batch_time=batch_time,
         profile=profile,
+        enqueued_tokens=queue_tokens,
+        webhook=None if webhook is None else _url(webhook),
+        webhook_secret="" if webhook is None else webhook_secret(),
     )
     try:
         serve_forever(settings, lambda url: click.echo(f"Simulating at {url} (Ctrl-C ends it)"))
@@ -72,3 +89,16 @@ def simulate_command(
         ) from error
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
+
+
+def _url(text: str) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"--webhook {text}: give a whole address, such as http://127.0.0.1:8322/.")
+    return text

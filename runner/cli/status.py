@@ -8,6 +8,7 @@ import click
 
 from runner.cli import importing, printable
 from runner.cli.options import store_option, store_url
+from runner.polling import hours
 
 SHOWN = 20
 
@@ -71,6 +72,7 @@ def _one(run: dict[str, Any]) -> list[str]:
     ]
     if run["finished_at"]:
         lines.append(f"Finished  {run['finished_at']}")
+    lines.extend(_batches(run))
     if run["rows_per_second"]:
         eta = f", about {run['eta_seconds']:,} s left" if run["eta_seconds"] else ""
         lines.append(f"Rate      {run['rows_per_second']:,} rows/s{eta}")
@@ -81,6 +83,37 @@ def _one(run: dict[str, Any]) -> list[str]:
         )
     lines.append(f"Next      {run['next']}")
     return lines
+
+
+def _batches(run: dict[str, Any]) -> list[str]:
+    """The batches that are out, each on a line of its own, and how many have ended."""
+    out, ended = run["batches"], run["batches_ended"]
+    if not out and not ended:
+        return []
+    parts = [f"{len(out):,} out ({sum(one['lines'] for one in out):,} rows)"] if out else []
+    parts += [f"{count:,} {result}" for result, count in ended.items()]
+    lines = [f"Batches   {', '.join(parts)}"]
+    for one in out[:SHOWN]:
+        lines.append(f"          {_batch(run, one)}")
+        if one["odd"]:
+            lines.append(f"          {'':2}odd: {one['odd']}")
+    if len(out) > SHOWN:
+        lines.append(f"          and {len(out) - SHOWN:,} more; --json shows all")
+    return lines
+
+
+def _batch(run: dict[str, Any], one: dict[str, Any]) -> str:
+    state = "waits for room in the account's queue" if one["state"] == "queue_full" else one["state"]
+    parts = [f"{one['batch']}  {state}"]
+    if one["waits_until"]:
+        parts.append(f"next try at {one['waits_until']}")
+    else:
+        parts.append(f"{hours(one['age_seconds'])} old")
+    rows = f"{one['lines']:,} row{'' if one['lines'] == 1 else 's'}"
+    parts.append(rows if one["done"] is None else f"{one['done']:,} of {rows} done")
+    if one["run"] != run["run"]:
+        parts.append(f"of the earlier run {one['run']}")
+    return ", ".join(parts)
 
 
 def _cut(text: str, width: int) -> str:

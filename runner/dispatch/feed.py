@@ -70,6 +70,7 @@ class Feed:
         self._stock: deque[Ready] = deque()
         self._again: deque[Call] = deque()
         self._handed_out: set[int] = set()
+        self._aside: set[int] = set()
         self._texts = packing.Portion(packing.MOST_TEXTS)
         self._tokens = packing.Portion(packing.MOST_TOKENS)
         self._base64 = True
@@ -90,7 +91,7 @@ class Feed:
         if self._stock:
             return self._pack() if self._questions.can_pack else self._single(self._stock.popleft())
         with self._store.read() as connection:
-            due = tasks.next_due(connection, self._run_id)
+            due = tasks.next_due(connection, self._run_id, besides=self._aside)
         return Nothing(None if due is None else max(0.001, (due - now()) / 1_000_000))
 
     def settled(self, call: Call, signal: Signal) -> None:
@@ -104,6 +105,8 @@ class Feed:
             self._tokens.missed(call.demand.input_tokens)
         if signal.refused_for_speed:
             self._again.append(call)
+        elif signal.aside:
+            self._aside.update(one.task_id for one in call.asked)
         elif signal.split:
             # Depth first: the first text that is at fault by itself tells whether all are.
             self._again.extendleft(reversed(packing.halves(call)))

@@ -83,17 +83,18 @@ class Online:
         self._launching = anyio.CancelScope()
         self._stopping = self._is_proven = False
         self._reason: Exception | None = None
+        self._grace: float | None = None
         self._broken: BaseException | None = None
         self._unclaimed: BaseException | None = None
 
     @property
     def _is_idle(self) -> bool:
-        """Whether nothing is in flight, and all that was is in the store."""
         return not self.in_flight and not self._unsaved
 
-    def stop(self, reason: Exception) -> None:
-        """Start no more calls. Those in flight are waited for."""
+    def stop(self, reason: Exception, *, grace: float | None = None) -> None:
+        """Start no more calls. Those in flight are waited for, so many seconds where it says how many."""
         self._stopping = True
+        self._grace = self._grace or grace
         self._reason = self._reason or reason
         self._launching.cancel()
 
@@ -114,7 +115,8 @@ class Online:
         try:
             with self._launching:
                 await self._launch()
-            with anyio.move_on_after(grace if self._stopping else None) as limit:
+            patience = grace if self._grace is None else self._grace
+            with anyio.move_on_after(patience if self._stopping else None) as limit:
                 while not self._is_idle and self._broken is self._unclaimed is None:
                     await self._wait(None)
             if limit.cancelled_caught or self._unclaimed is not None:

@@ -12,7 +12,7 @@ from runner.endpoints.answer import BadAnswer
 from runner.endpoints.tools import forced_tool
 from runner.model import Answer, Demand
 
-__all__ = ["BY_URL", "ENDPOINTS", "BadAnswer", "Endpoint", "Reader", "forced_tool"]
+__all__ = ["BY_URL", "ENDPOINTS", "BadAnswer", "Endpoint", "Reader", "forced_tool", "with_tier"]
 
 
 class Reader(Protocol):
@@ -58,3 +58,8 @@ BY_URL: Mapping[str, Endpoint] = MappingProxyType(
     {url: one for one in ENDPOINTS.values() for url in (one.url, one.path)}
 )
 """Every endpoint by the url that a line of a Batch API file names."""
+
+
+def with_tier(body: bytes, tier: str | None) -> bytes:
+    """A request's body that asks for a service tier, which it does not do itself; as it is where `tier` is None."""
+    return body if tier is None else b'{"service_tier":"%b",%b' % (tier.encode(), body[1:])

@@ -52,7 +52,7 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
     """
     tokens, unbounded = 3, None
     messages = body.get("messages")
-    for message in messages if isinstance(messages, Sequence) and not isinstance(messages, str) else ():
+    for message in messages if isinstance(messages, (list, tuple)) else ():
         if not isinstance(message, (dict, Mapping)):
             continue
         content = message.get("content")
@@ -98,7 +98,7 @@ def _unbounded(body: Mapping[str, object]) -> str | None:
     if body.get("web_search_options") is not None:
         return "web_search"
     modalities = body.get("modalities")
-    if isinstance(modalities, Sequence) and "audio" in modalities:
+    if isinstance(modalities, (list, tuple)) and "audio" in modalities:
         return "audio output"
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else []:

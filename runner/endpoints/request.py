@@ -27,7 +27,12 @@ def stream_fault(body: Mapping[str, object]) -> list[tuple[str, str]]:
 
 def largest(*limits: object) -> int | None:
     """The largest of the limits that are whole numbers, None if none is."""
-    return max((limit for limit in limits if type(limit) is int and limit >= 0), default=None)
+    # A loop, for each question asks this: a generator takes three times as long.
+    most: int | None = None
+    for limit in limits:
+        if type(limit) is int and limit >= 0 and (most is None or limit > most):
+            most = limit
+    return most
 
 
 def choices_of(n: object) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,27 +20,30 @@ from runner.export.ownership import Outputs
 from runner.export.packs import Packs
 from runner.files import AtomicFile
 from runner.job import Job
-from runner.model import RowTotals, Sums, TaskState
+from runner.model import TaskState
+from runner.pricing import Prices
 from runner.store import rows
 from runner.store.answers import SharedBody
 from runner.store.database import Store
 from runner.store.rows import Settled
 from runner.store.runs import Run
+from runner.sums import ONLINE, RowTotals, Sums, mode_of
 
 __all__ = ["Outputs", "export", "refuse_matrix", "refuse_other_rows"]
 
 
-def export(store: Store, run: Run, job: Job, outputs: Outputs) -> RowTotals:
+def export(store: Store, run: Run, job: Job, outputs: Outputs, prices: Prices | None = None) -> RowTotals:
     """Write a line for each row of a run, the failed ones also to the errors file; what the rows came to.
 
-    The summary is taken away first and is the caller's to write last: it is the mark of a whole output.
+    The summary is taken away first and is the caller's to write last: it is the mark of a whole output. What was
+    saved by asking in cheaper ways is told as far as `prices` know it.
     """
     with ExitStack() as stack:
         output, *others = [stack.enter_context(AtomicFile(path)) for path in outputs.drawn]
         errors = stack.enter_context(AtomicFile(outputs.errors))
         drawing = drawing_of(job)
         sheet: Sheet = Matrix(run, job, output, others[0]) if others else Lines(drawing, output)
-        totals = _write_rows(store, run, job, _Writing(drawing, sheet, errors))
+        totals = _write_rows(store, run, job, _Writing(drawing, sheet, errors), prices)
         sheet.finish()
         written = [output, *others, *([errors] if errors.size else [])]
         outputs.note(output)
@@ -89,10 +92,10 @@ class _Writing:
     errors: AtomicFile
 
 
-def _write_rows(store: Store, run: Run, job: Job, writing: _Writing) -> RowTotals:
+def _write_rows(store: Store, run: Run, job: Job, writing: _Writing, prices: Prices | None) -> RowTotals:
     totals = RowTotals()
     accepted = job.accepts
-    answers: defaultdict[tuple[str, bool], Sums] = defaultdict(Sums)
+    answers: defaultdict[tuple[str, str, bool], Sums] = defaultdict(Sums)
     reasons: Counter[str] = Counter()
     with (
         store.read() as connection,
@@ -104,7 +107,10 @@ def _write_rows(store: Store, run: Run, job: Job, writing: _Writing) -> RowTotal
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
             error = error_of(row, accepted)
             if row.state == TaskState.ANSWERED:
-                answers[row.model or "unknown", reused].add(usage_of(row), row.cost)
+                mode = mode_of(row.tier, job.mode)
+                answers[row.model or "unknown", mode, reused].add(usage_of(row), row.cost)
+                if mode != ONLINE and prices is not None and not reused:
+                    _count_saving(totals, mode, row, prices)
                 reasons[row.finish_reason or "unknown"] += 1
             if error is None:
                 totals.ok += 1
@@ -119,6 +125,15 @@ def _write_rows(store: Store, run: Run, job: Job, writing: _Writing) -> RowTotal
     _add_up(totals, answers)
     _balance(totals, run)
     return totals
+
+
+def _count_saving(totals: RowTotals, mode: str, row: Settled, prices: Prices) -> None:
+    usage = usage_of(row)
+    if row.model is None or usage is None or row.cost is None:
+        return
+    standard = prices.cost(row.model, None, usage)
+    if standard is not None:
+        totals.saved[mode] = totals.saved.get(mode, 0) + standard - row.cost
 
 
 def _count_failure(totals: RowTotals, row: Settled, code: str) -> None:
@@ -153,12 +168,13 @@ def _damage_told(run: Run) -> Iterator[None]:
         ) from error
 
 
-def _add_up(totals: RowTotals, answers: Mapping[tuple[str, bool], Sums]) -> None:
-    """What the answers came to, by model and by whether another row had paid for them."""
-    for (model, reused), sums in answers.items():
-        for whole in (
-            totals.reused if reused else totals.paid,
-            totals.by_model.setdefault(model, Sums()),
-        ):
-            for one in fields(Sums):
-                setattr(whole, one.name, getattr(whole, one.name) + getattr(sums, one.name))
+def _add_up(totals: RowTotals, answers: Mapping[tuple[str, str, bool], Sums]) -> None:
+    """What the answers came to, by model, by mode and by whether another row had paid for them."""
+    for (model, mode, reused), sums in answers.items():
+        wholes = [totals.by_model.setdefault(model, Sums())]
+        if reused:
+            wholes.append(totals.reused)
+        else:
+            wholes += [totals.paid, totals.by_mode.setdefault(mode, Sums())]
+        for whole in wholes:
+            whole.add_sums(sums)

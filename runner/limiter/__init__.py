@@ -98,7 +98,7 @@ class Limiter:
         if not self._answered:
             return 1
         most = self._most
-        rate = self._rate()
+        rate = self.calls_a_second
         if rate is None:
             return most
         # A silent server that only queues what it cannot do grows slow: it gets what filled it when it was not.
@@ -297,8 +297,9 @@ class Limiter:
         asked = self._asked.items()
         return bool(told) and all(most is None or told.get(name, math.inf) < most for name, most in asked)
 
-    def _rate(self) -> float | None:
-        """Calls a second that may start, by the tokens of those that did."""
+    @property
+    def calls_a_second(self) -> float | None:
+        """How many calls may start in a second; None where nothing is known."""
         by_tokens = self._tokens.rate
         if by_tokens is not None:
             each = self._tokens_each * self._charge
@@ -307,7 +308,7 @@ class Limiter:
 
     def _is_large(self) -> bool:
         """Whether what may start comes to more than a million tokens a minute."""
-        return (self._rate() or 0.0) * self._tokens_each * self._charge > RAMP_ABOVE
+        return (self.calls_a_second or 0.0) * self._tokens_each * self._charge > RAMP_ABOVE
 
     def _start_of(self, ticket: int) -> tuple[float, float]:
         """When a call started, and its tokens; the earliest that is known, if that is too long ago."""

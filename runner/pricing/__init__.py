@@ -57,6 +57,8 @@ _TIER_OF_WORD: Mapping[str | None, str] = MappingProxyType(
         "standard": "standard",
         # Scale units are paid in advance; the list price is what their tokens are worth, and never too low.
         "scale": "standard",
+        # No response says so: it is what we keep of the answers to a batch's lines, to price them again by.
+        "batch": "batch",
         "flex": "flex",
         "priority": "priority",
         "fast": "priority",
@@ -112,6 +114,11 @@ class Prices:
         A fine-tuned model (`ft:...`) is known only where the file lists that very name.
         """
         return self._entry(model) is not None
+
+    def has_tier(self, model: str, tier: str) -> bool:
+        """Whether the model is known to have that tier: batch, flex, priority."""
+        entry = self._entry(model)
+        return entry is not None and tier in entry.tiers
 
     def cost(self, model: str, tier: str | None, usage: Usage, *, batch: bool = False) -> int | None:
         """What one call cost, in pico-dollars; None where a price that it needs is unknown.

@@ -33,12 +33,19 @@ class _Envelope(msgspec.Struct):
     body: msgspec.Raw
 
 
+class _Checked(msgspec.Struct):
+    custom_id: str | int
+    url: str
+    body: msgspec.Raw
+
+
 class _Body(msgspec.Struct):
     model: str
     stream: bool | None = None
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
+_CHECKED = msgspec.json.Decoder(_Checked)
 _BODY = msgspec.json.Decoder(_Body)
 _KEY: msgspec.json.Decoder[str | int] = msgspec.json.Decoder(str | int)
 _REFUSED = (msgspec.DecodeError, ValueError, RecursionError)
@@ -70,6 +77,16 @@ def parse_request(line: bytes) -> RequestLine:
         body.model,
         body.stream is True,
     )
+
+
+def parse_checked_request(line: bytes) -> tuple[str, str, bytes]:
+    """The key, url and body of a line that `parse_request` has accepted, at less than half its cost."""
+    try:
+        found = _CHECKED.decode(line)
+    except _REFUSED:
+        slow = parse_request(line)
+        return slow.key, slow.url, slow.body
+    return str(found.custom_id), found.url, bytes(found.body)
 
 
 def _parse_request_slowly(line: bytes) -> RequestLine:

@@ -17,7 +17,6 @@ from runner.classify import classify
 from runner.endpoints import ENDPOINTS
 from runner.job import Retry
 from runner.model import (
-    OUTCOME_OF_KIND,
     Answer,
     Asked,
     Call,
@@ -30,7 +29,9 @@ from runner.model import (
 )
 from runner.outage import Outage
 from runner.pricing import Prices
+from runner.settle import lines
 from runner.settle.alike import Alike
+from runner.settle.ended import Ended
 from runner.settle.packed import PackReader, refuses_base64
 from runner.settle.stops import in_short, stop_for
 from runner.settle.tally import Tally
@@ -40,18 +41,18 @@ from runner.structured import Checker
 from runner.tokens import Estimates
 
 HEALTHY = Signal(healthy=True)
-_UNREAD = Finding(Kind.NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How this start handles what goes wrong. `accepted` are the finish reasons that count as success, None
-    where every one does; `on_ambiguous` is retry, hold or fail."""
+    where every one does; `on_ambiguous` is retry, hold or fail; `tier` is what calls ask for, None for the usual."""
 
     retry: Retry
     accepted: frozenset[str] | None
     on_ambiguous: str = "retry"
     checker: Checker | None = None
+    tier: str | None = None
 
 
 class Settler:
@@ -87,7 +88,7 @@ class Settler:
         transaction."""
         utc = self._utc()
         written: list[Settlement] = []
-        signals = [self._judge(_Ended(call, reply, utc, written)) for call, reply in ended]
+        signals = [self._judge(Ended(call, reply, utc, written)) for call, reply in ended]
         return signals, written
 
     def sending(self, call: Call) -> None:
@@ -102,7 +103,7 @@ class Settler:
         """Whether this call's model has been refused as unknown: asking again would be in vain."""
         return (call.endpoint, call.model) in self._gone
 
-    def _judge(self, one: _Ended) -> Signal:
+    def _judge(self, one: Ended) -> Signal:
         call, reply = one.call, one.reply
         if reply.fault == "model_gone":
             return self._fail_gone(one)
@@ -132,7 +133,7 @@ class Settler:
             case _:
                 return self._refused_for_all(one)
 
-    def _fail_gone(self, one: _Ended) -> Signal:
+    def _fail_gone(self, one: Ended) -> Signal:
         one.finding = self._gone[one.call.endpoint, one.call.model]
         self._budget.settle(one.call.worst_case or 0, 0)
         self.tally.failed += len(one.call.asked)
@@ -140,19 +141,20 @@ class Settler:
             one.end(asked, TaskState.FAILED, asked.attempts, outcome=Outcome.NOT_SENT, is_error=True)
         return Signal()
 
-    def _not_started(self, one: _Ended) -> Signal:
+    def _not_started(self, one: Ended) -> Signal:
         self._budget.settle(one.call.worst_case or 0, 0)
         one.finding = Finding(Kind.NOT_SENT, code="not_started", message=one.reply.detail)
         for asked in one.call.asked:
             one.end(asked, TaskState.READY, asked.attempts)
         return Signal()
 
-    def _answered(self, one: _Ended, answer: Answer, bad: frozenset[int]) -> Signal:
+    def _answered(self, one: Ended, answer: Answer, bad: frozenset[int]) -> Signal:
         call, kept = one.call, one.kept
         cost = None if kept is None else kept.cost
-        self._outage.success(call.task_id)
         self._budget.settle(call.worst_case or 0, cost)
-        self._estimates.learn(call.endpoint, call.model, call.demand, answer.usage)
+        if not call.in_batch:
+            self._outage.success(call.task_id)
+            self._estimates.learn(call.endpoint, call.model, call.demand, answer.usage)
         self.tally.add(answer.usage, cost)
         fault = self._fault_of(answer)
         reasons = self._policy.accepted
@@ -191,9 +193,10 @@ class Settler:
                 return orjson.dumps({"code": found[0], "message": found[1]}).decode()
         return None
 
-    def _final(self, one: _Ended) -> Signal:
+    def _final(self, one: Ended) -> Signal:
         call, finding = one.call, one.finding
-        self._outage.success(call.task_id)
+        if not call.in_batch:
+            self._outage.success(call.task_id)
         self._budget.settle(call.worst_case or 0, 0 if one.kept is None else one.kept.cost)
         if finding.kind is Kind.MODEL_ERROR:
             self._gone[call.endpoint, call.model] = finding
@@ -210,11 +213,13 @@ class Settler:
             return Signal(healthy=True, stop=self._alike.stop(finding, one.reply))
         return HEALTHY
 
-    def _failed_this_time(self, one: _Ended) -> Signal:
+    def _failed_this_time(self, one: Ended) -> Signal:
         call, finding = one.call, one.finding
         self._budget.settle(call.worst_case or 0, None if finding.kind is Kind.AMBIGUOUS else 0)
         if one.reply.fault == "abandoned":
             counted, close, release = False, False, False
+        elif call.in_batch:
+            counted, close, release = True, False, False
         else:
             verdict = self._outage.failure(
                 call.task_id,
@@ -228,7 +233,7 @@ class Settler:
         missed = call.is_packed and finding.kind is Kind.AMBIGUOUS and one.reply.fault != "abandoned"
         return Signal(hold=close, release=release, missed=missed, reason=in_short(finding))
 
-    def _again(self, one: _Ended, tasks: Sequence[Asked], *, counted: bool) -> None:
+    def _again(self, one: Ended, tasks: Sequence[Asked], *, counted: bool) -> None:
         """Each of these tasks is asked again, later, unless its attempts are used up or the user says no."""
         ambiguous = one.finding.kind is Kind.AMBIGUOUS
         retry, on_ambiguous = self._policy.retry, self._policy.on_ambiguous
@@ -236,7 +241,7 @@ class Settler:
         for asked in tasks:
             attempts = asked.attempts + counted
             to = TaskState.READY
-            if ambiguous and on_ambiguous == "hold":
+            if ambiguous and (on_ambiguous == "hold" or one.finding.code == lines.RESULTS_GONE):
                 to = TaskState.HELD
                 self.tally.held += 1
             elif attempts >= retry.attempts or (ambiguous and on_ambiguous == "fail"):
@@ -246,17 +251,28 @@ class Settler:
                 self.tally.retries += 1
             if to is not TaskState.READY:
                 self._outage.forget(asked.task_id)
-            if attempts not in waits:
+            if one.call.in_batch:
+                # The next batch takes long enough, and all that is left of this one is to share it.
+                waits[attempts] = 0.0
+            elif attempts not in waits:
                 # Alike for all: texts that are due one by one could share no request.
                 waits[attempts] = pause(attempts, self._random, asked=one.finding.wait, cap=retry.max_wait)
             one.end(asked, to, attempts, is_error=to is not TaskState.READY, wait=waits[attempts])
 
-    def _refused_for_all(self, one: _Ended) -> Signal:
+    def _refused_for_all(self, one: Ended) -> Signal:
         call, finding = one.call, one.finding
         self._budget.settle(call.worst_case or 0, 0)
+        max_wait = self._policy.retry.max_wait
+        if call.in_batch:
+            for asked in call.asked:
+                one.end(asked, TaskState.READY, asked.attempts)
+            return lines.signal_of(finding, one.reply, max_wait=max_wait, now=one.utc)
         for asked in call.asked:
             one.end(asked, TaskState.READY, asked.attempts)
-        stop = stop_for(finding, one.reply, max_wait=self._policy.retry.max_wait, now=one.utc)
+        if self._policy.tier == "flex" and finding.code == "resource_unavailable":
+            # It costs nothing, and says nothing of the limits: the row is asked in another way.
+            return Signal(aside=True, reason=in_short(finding))
+        stop = stop_for(finding, one.reply, max_wait=max_wait, now=one.utc)
         if stop is not None:
             return Signal(stop=stop)
         return Signal(
@@ -268,7 +284,7 @@ class Settler:
             reason=in_short(finding),
         )
 
-    def _kept(self, one: _Ended, answer: Answer | None, pack: PackReader | None) -> NewAnswer | None:
+    def _kept(self, one: Ended, answer: Answer | None, pack: PackReader | None) -> NewAnswer | None:
         """The body of a 200, whatever it holds: it may have been charged."""
         call, reply = one.call, one.reply
         if reply.status != 200:
@@ -276,7 +292,7 @@ class Settler:
         body = reply.body if pack is None or pack.kept is None else pack.kept
         model = tier = usage = cost = None
         if answer is not None:
-            model, tier, usage = answer.model, answer.tier, answer.usage
+            model, tier, usage = answer.model, lines.tier_of(call, answer.tier), answer.usage
             if usage is not None:
                 cost = self._prices.cost(model or call.model, tier, usage)
                 if cost is None:
@@ -291,60 +307,3 @@ class Settler:
             cost,
             len(call.asked),
         )
-
-
-@dataclass(slots=True)
-class _Ended:
-    """A call that has ended, what its reply was found to mean, and what is to be written of its tasks."""
-
-    call: Call
-    reply: Reply
-    utc: datetime
-    written: list[Settlement]
-    finding: Finding = _UNREAD
-    kept: NewAnswer | None = None
-
-    def end(
-        self,
-        asked: Asked,
-        to: TaskState,
-        attempts: int,
-        *,
-        outcome: Outcome | None = None,
-        item: int = 0,
-        finish_reason: str | None = None,
-        fault: str | None = None,
-        is_error: bool = False,
-        wait: float = 0.0,
-    ) -> None:
-        """This task goes there. The first to end brings the answer, if there is one to keep."""
-        finding, kept = self.finding, self.kept
-        self.kept = None
-        self.written.append(
-            Settlement(
-                self.call.id,
-                asked.task_id,
-                outcome or OUTCOME_OF_KIND[finding.kind],
-                finding.kind.value,
-                finding.status,
-                finding.code,
-                self.reply.request_id,
-                to,
-                int((self.utc.timestamp() + wait) * 1_000_000),
-                attempts,
-                item,
-                finish_reason,
-                fault,
-                orjson.dumps(_error(finding, attempts)).decode() if is_error else None,
-                kept,
-            )
-        )
-
-
-def _error(finding: Finding, attempts: int) -> dict[str, object]:
-    return {
-        "code": finding.code or finding.kind.value,
-        "message": finding.message,
-        "status": finding.status,
-        "attempts": attempts,
-    }

@@ -29,7 +29,7 @@ class Tally:
         if finding.kind is Kind.ANSWERED:
             self.attempts += 1
             return
-        self.attempts += finding.kind is not Kind.NOT_SENT
+        self.attempts += finding.kind not in (Kind.NOT_SENT, Kind.NOT_RUN)
         self.rate_limited += finding.kind is Kind.RATE_LIMITED
         self.ambiguous += finding.kind is Kind.AMBIGUOUS
         code = finding.code or finding.kind.value

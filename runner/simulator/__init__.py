@@ -8,6 +8,7 @@
     batches.py, batch.py, batch_life.py       batches: made and found; one of them; its states and its fate
     batch_lines.py, batch_results.py, line_faults.py      what goes into batches, and what comes out
     admission.py, profiles.py, files.py       limits on batches; OpenAI's ways and Azure's; the Files API
+    webhooks.py       how the end of a batch is told
     chat.py, responses.py, embeddings.py      what each endpoint accepts, and the shape of its answers
     wording.py, digest.py, schema_instances.py, patterns.py, vectors.py      what the answers say
     buckets.py, faults.py, ledger.py, bill.py, models.py      what their names say

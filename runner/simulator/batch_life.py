@@ -18,13 +18,14 @@ from collections.abc import Callable
 import orjson
 
 from runner.simulator.admission import Queue
-from runner.simulator.batch import ENDPOINTS, Batch
+from runner.simulator.batch import ENDED, ENDPOINTS, Batch
 from runner.simulator.batch_lines import Lines, error
 from runner.simulator.batch_results import Results
 from runner.simulator.calls import Calls
 from runner.simulator.faults import ERRORS, FATE, OUTPUT, RESULT, Fault
 from runner.simulator.files import Files
 from runner.simulator.profiles import Profile
+from runner.simulator.webhooks import Webhooks
 
 _AT_ONCE = 50
 _READ_AT_ONCE = 500
@@ -38,6 +39,7 @@ class Life:
         calls: Calls,
         files: Files,
         queue: Queue,
+        webhooks: Webhooks,
         *,
         profile: Profile,
         clock: Callable[[], float],
@@ -46,6 +48,7 @@ class Life:
         self._calls = calls
         self._files = files
         self._queue = queue
+        self._webhooks = webhooks
         self._profile = profile
         self._clock = clock
         self._wall = wall
@@ -62,6 +65,8 @@ class Life:
             await self._live(batch)
         finally:
             self._queue.release(batch.id)
+        if batch.status in ENDED:
+            self._webhooks.tell(batch.id, batch.status)
 
     async def read(self, file_id: str, endpoint: str) -> Lines:
         """Reads and checks all lines of an input file."""

@@ -17,6 +17,7 @@ from runner.simulator.faults import LISTED, POLL, Fault
 from runner.simulator.files import Files, page
 from runner.simulator.profiles import Profile
 from runner.simulator.refusal import Refusal, invalid_value, missing, wrong_type
+from runner.simulator.webhooks import Webhooks
 
 _DAY = 86_400
 _HOUR = 3_600
@@ -40,7 +41,8 @@ class Batches:
         self._clock = clock
         self._wall = wall
         self._queue = Queue(calls.settings.enqueued_tokens)
-        self._life = Life(calls, files, self._queue, profile=profile, clock=clock, wall=wall)
+        self._webhooks = Webhooks(calls.settings, calls.ledger, wall=wall)
+        self._life = Life(calls, files, self._queue, self._webhooks, profile=profile, clock=clock, wall=wall)
         self._hour = Window(calls.settings.batches_per_hour, _HOUR, clock)
         self._batches: dict[str, Batch] = {}
         self._comings: Counter[bytes] = Counter()
@@ -112,6 +114,7 @@ class Batches:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._webhooks.stop()
         self._batches.clear()
         self._comings.clear()
         self._queue.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class Settings:
 
     Of the Batch API: `profile` names the provider whose ways it has (`profiles.py`), `enqueued_tokens` bounds the
     input tokens that a model's live batches may hold together (None: no bound), and `batches_per_hour` and
-    `uploads_per_minute` what may be made.
+    `uploads_per_minute` what may be made. `webhook` is where the end of a batch is told, signed with
+    `webhook_secret`; None tells nobody.
     """
 
     port: int = 0
@@ -32,3 +33,5 @@ class Settings:
     enqueued_tokens: int | None = None
     batches_per_hour: int = 2_000
     uploads_per_minute: int = 1_000
+    webhook: str | None = None
+    webhook_secret: str = field(default="", repr=False)

@@ -6,8 +6,9 @@ busy event loop that costs more than the row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -23,6 +24,17 @@ def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> i
         values = tuple(value for row in some for value in row)
         changed += connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values).rowcount
     return changed
+
+
+def find(
+    connection: Connection, sql: str, rows: Sequence[Sequence[object]], *more: object
+) -> Iterator[tuple[Any, ...]]:
+    """What a query finds for all rows, which are of one width; `more` are the values that come after theirs."""
+    for place in range(0, len(rows), MOST_ROWS):
+        some = rows[place : place + MOST_ROWS]
+        values = tuple(value for row in some for value in row)
+        found = connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values + more)
+        yield from found.cursor.fetchall()
 
 
 @lru_cache(maxsize=512)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from pathlib import Path
 
@@ -52,3 +53,16 @@ def explain(error: SQLAlchemyError | sqlite3.Error | UnicodeDecodeError, path: P
             "`sqlite3` shell, a backup), then run the same command again."
         )
     return StoreUnusable(f"The store {path} failed: {cause}. `runner doctor` checks it.")
+
+
+def unwritable(error: OSError, path: Path) -> StoreUnusable:
+    """The error of ours that one of the system comes to, for a file beside the store."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(
+            f"The disk is full: {path} cannot be written. What was answered is kept. Free some space and run the "
+            "same command again."
+        )
+    return StoreUnusable(
+        f"{path} cannot be written: {error.strerror or error}. Make its folder writable, or name another store "
+        "with --store; then run the same command again."
+    )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from runner.errors import StoreUnusable, UsageError
 from runner.model import RUN_TRANSITIONS, RunState
 from runner.store.clock import now
-from runner.store.schema import LINE_BITS, answer, attempt, call, row, run, task
+from runner.store.schema import LINE_BITS, answer, attempt, batch, call, row, run, task
 
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 
@@ -219,13 +219,18 @@ def clear_rows(connection: Connection, run_id: int, *, at_most: int) -> int:
 
 
 def forget_answers(connection: Connection, series_id: int) -> int:
-    """Delete what a series has asked and been answered. Its runs must be asked again; how many tasks went."""
+    """Delete what a series has asked and been answered. Its runs must be asked again; how many tasks went.
+
+    UsageError while batches of the series are out: they would be paid, and nobody would know.
+    """
+    _refuse_while_out(connection, series_id)
     runs = select(run.c.id).where(run.c.series_id == series_id)
     calls = select(call.c.id).where(call.c.run_id.in_(runs))
     connection.execute(delete(attempt).where(attempt.c.call_id.in_(calls)))
     gone = connection.execute(delete(task).where(task.c.series_id == series_id)).rowcount
     connection.execute(delete(answer).where(answer.c.call_id.in_(calls)))
     connection.execute(delete(call).where(call.c.run_id.in_(runs)))
+    connection.execute(delete(batch).where(batch.c.series_id == series_id))
     connection.execute(
         update(run)
         .where(run.c.series_id == series_id)
@@ -239,8 +244,25 @@ def forget_answers(connection: Connection, series_id: int) -> int:
     return gone
 
 
+def _refuse_while_out(connection: Connection, series_id: int) -> None:
+    found = connection.execute(
+        select(run.c.name, func.count(), func.sum(batch.c.lines))
+        .join(batch, batch.c.run_id == run.c.id)
+        .where(batch.c.series_id == series_id, batch.c.ended_at.is_(None))
+        .group_by(run.c.id)
+    ).all()
+    if found:
+        listed = "; ".join(f"run {name}: {count:,} with {lines:,} requests" for name, count, lines in found)
+        cancels = ", ".join(f"`runner cancel {one[0]}`" for one in found)
+        raise UsageError(
+            f"Batches of this series are out ({listed}), and what they do is paid. Nothing was forgotten. Cancel "
+            f"them first, with {cancels}, or wait until `runner resume {found[0][0]}` has collected them."
+        )
+
+
 def drop(connection: Connection, run_id: int) -> None:
-    """Delete a run whose rows are gone and that no task or call speaks of."""
+    """Delete a run whose rows are gone and that no task or call speaks of, with its batches."""
+    connection.execute(delete(batch).where(batch.c.run_id == run_id))
     connection.execute(delete(run).where(run.c.id == run_id))
 
 

@@ -1,5 +1,6 @@
 """The tables. `series` and `run` say who asks; `row` what came in; `task`, `call`, `attempt` and `answer` what
-was asked, how it was tried, and what was paid for; `artifact` which files a series has written.
+was asked, how it was tried, and what was paid for; `batch` what was submitted at once; `artifact` which files a
+series has written.
 
 A row's id is its run's number and its line number in one integer, so that reading by id is reading in input
 order. A row finds its task by (series, hash, occurrence): that is the task's key, and the reason why an
@@ -141,6 +142,13 @@ Index(
 Index("ix_task_in_flight", task.c.series_id, sqlite_where=task.c.state == TaskState.IN_FLIGHT.value)
 Index("ix_task_held", task.c.run_id, sqlite_where=task.c.state == TaskState.HELD.value)
 Index("ix_task_failed", task.c.run_id, sqlite_where=task.c.state == TaskState.FAILED.value)
+# With the call in it, what is left of a batch is read in the order of its lines: their calls are numbered so.
+Index(
+    "ix_task_batched",
+    task.c.run_id,
+    task.c.call_id,
+    sqlite_where=task.c.state == TaskState.BATCHED.value,
+)
 
 call = Table(
     "call",
@@ -150,6 +158,58 @@ call = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("sent_at", BigInteger, nullable=False),
     Column("reserved", BigInteger),
+    # No foreign key: a migration cannot add one to a table of SQLite without writing it anew.
+    Column("batch_id", Id),
+)
+Index("ix_call_batch_id", call.c.batch_id, sqlite_where=call.c.batch_id.is_not(None))
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("run_id", Id, ForeignKey("run.id"), nullable=False, index=True),
+    Column("series_id", Id, ForeignKey("series.id"), nullable=False, index=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("account", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("lines", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    # Its lines are the calls of the numbers from here on.
+    Column("first_call", Id, nullable=False),
+    # The record of its submission as JSON, and what the store itself looks for in it.
+    Column("submission", Text, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("remote_id", Text, index=True),
+    # The last look at it as JSON, and how many there were.
+    Column("seen", Text),
+    Column("polls", Integer, nullable=False, server_default=text("0")),
+    Column("created_at", BigInteger, nullable=False),
+    Column("submitted_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("result", Text),
+)
+Index("ix_batch_out", batch.c.series_id, sqlite_where=batch.c.ended_at.is_(None))
+
+batch_queue = Table(
+    "batch_queue",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("tokens", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+)
+
+webhook = Table(
+    "webhook",
+    metadata,
+    # In the order in which they came.
+    Column("number", Id, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("batch", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
 )
 
 attempt = Table(

@@ -33,6 +33,11 @@ class Identity:
     def digest(self) -> str:
         return hashlib.sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
+    @property
+    def account(self) -> str:
+        """Whose limits and queues its calls and batches share, in one line."""
+        return f"{self.provider} {self.origin} {self.organization or ''} {self.project or ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Tenure:

@@ -91,8 +91,8 @@ class Expanded(NamedTuple):
 def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -> Expanded | None:
     """Make the tasks that the run's next rows need; None if no row is left.
 
-    A question that the series has been answered, or has under way, is left as it is; one that failed or
-    waited for an earlier run is asked for this one. What was held stays held.
+    A question that the series has been answered, or has under way in a batch, is left as it is; one that failed
+    or waited for an earlier run is asked for this one. What was held stays held.
     """
     at = int(connection.exec_driver_sql("SELECT expanded_to FROM run WHERE id = ?", (run_id,)).scalar_one())
     first, last = max(at, row_id(run_id, 0)), row_id(run_id, (1 << LINE_BITS) - 1)
@@ -143,11 +143,13 @@ def ready(
     return taken
 
 
-def next_due(connection: Connection, run_id: int) -> int | None:
-    """When the next waiting task is due, in microseconds since 1970; None if none waits."""
-    return connection.exec_driver_sql(
-        "SELECT min(due_at) FROM task WHERE run_id = ? AND state = 'ready'", (run_id,)
-    ).scalar()
+def next_due(connection: Connection, run_id: int, *, besides: Set[int] = frozenset()) -> int | None:
+    """When the next waiting task `besides` those named is due, in microseconds since 1970; None if none waits."""
+    found = connection.exec_driver_sql(
+        "SELECT due_at, id FROM task WHERE run_id = ? AND state = 'ready' ORDER BY due_at LIMIT ?",
+        (run_id, len(besides) + 1),
+    )
+    return next((due_at for due_at, number in found.fetchall() if number not in besides), None)
 
 
 def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
@@ -209,14 +211,16 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         "UPDATE task SET state = new.column1, due_at = new.column2, attempts = new.column3,"
         " answer_id = new.column4, item = new.column5, finish_reason = new.column6, fault = new.column7,"
         " error = new.column8 FROM (VALUES {rows}) AS new"
-        " WHERE task.id = new.column9 AND task.call_id = new.column10 AND task.state = 'in_flight'",
+        " WHERE task.id = new.column9 AND task.call_id = new.column10"
+        " AND task.state IN ('in_flight', 'batched')",
         moves,
     )
     _expect(moved, len(moves), "settle")
 
 
 def recover(connection: Connection, *, series_id: int, to: TaskState, error: str | None) -> int:
-    """Tasks that a dead process left in flight: their fate is unknown. How many there were."""
+    """Tasks that a dead process left in flight: their fate is unknown. How many there were. What is out in a batch
+    goes on there."""
     connection.exec_driver_sql(
         "INSERT INTO attempt (call_id, task_id, outcome, kind, code, ended_at)"
         " SELECT call_id, id, ?, 'ambiguous', 'process_ended', ? FROM task"

@@ -6,17 +6,22 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from runner.model import Kind, Sums, TaskState
+from runner.model import Kind, TaskState
+from runner.store import batches
 from runner.store.runs import line_of, span
+from runner.sums import Sums
+
+_ON_THE_WAY = (TaskState.READY, TaskState.IN_FLIGHT, TaskState.BATCHED)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """What the attempts of a run came to.
 
-    `requests` left for the server, `retries` are those that carried a task again which one before had left
-    without an answer, `rate_limited` were refused for speed, `ambiguous` may have been charged without an
-    answer; `at_risk` is their worst case in pico-dollars, None where none of them could be priced.
+    `requests` left for the server; a line of a batch counts once it is settled. `retries` are those that carried a
+    task again which one before had left without an answer, `rate_limited` were refused for speed, `ambiguous` may
+    have been charged without an answer; `at_risk` is their worst case in pico-dollars, None where none of them
+    could be priced.
     """
 
     requests: int
@@ -34,6 +39,7 @@ def attempts(connection: Connection, run_id: int) -> Attempts:
         " (SELECT count(DISTINCT call_id) FROM task WHERE run_id = ? AND state = 'in_flight')",
         (run_id, run_id),
     ).one()
+    flying += _tasks(connection, run_id, TaskState.BATCHED)
     not_sent = _calls(connection, run_id, "outcome = 'not_sent'")[0]
     limited = _calls(connection, run_id, "outcome <> 'not_sent' AND kind = 'rate_limited'")[0]
     ambiguous, at_risk = _calls(connection, run_id, "outcome = 'ambiguous'")
@@ -64,7 +70,7 @@ def _calls_again(connection: Connection, run_id: int) -> int:
             # What came after the last miss was well, unless it is still under way or was never sent.
             " UNION SELECT task.call_id FROM missed JOIN task ON task.id = missed.task_id"
             " JOIN call ON call.id = task.call_id WHERE missed.nth = 1 AND task.call_id <> missed.call_id"
-            " AND call.run_id = ? AND task.state <> 'in_flight' AND task.call_id NOT IN"
+            " AND call.run_id = ? AND task.state NOT IN ('in_flight', 'batched') AND task.call_id NOT IN"
             "  (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND outcome = 'not_sent'))",
             (run_id, run_id),
         ).scalar_one()
@@ -103,28 +109,40 @@ def spent(connection: Connection, run_id: int) -> int:
     return int(answered) - int(refused) + int(risked)
 
 
-def asked_again(connection: Connection, run_id: int) -> dict[str, Sums]:
-    """What a run has paid for answers that no row shows any more, because `runner retry` asked again; by model.
+def asked_again(connection: Connection, run_id: int) -> dict[tuple[str, str | None], Sums]:
+    """What a run has paid for answers that no row shows any more, because `runner retry` asked again; by model and
+    tier.
 
     They are no rows of their own."""
     found = connection.exec_driver_sql(
-        "SELECT coalesce(answer.model, 'unknown'), 0, coalesce(sum(input_tokens), 0),"
+        "SELECT coalesce(answer.model, 'unknown'), answer.tier, 0, coalesce(sum(input_tokens), 0),"
         " coalesce(sum(cached_input_tokens), 0), coalesce(sum(cache_write_tokens), 0),"
         " coalesce(sum(output_tokens), 0), coalesce(sum(reasoning_tokens), 0), coalesce(sum(total_tokens), 0),"
         " coalesce(sum(cost), 0), count(cost), count(*) - count(cost) FROM call"
         " JOIN attempt ON attempt.call_id = call.id AND attempt.outcome = 'ok'"
         " JOIN task ON task.id = attempt.task_id"
         " JOIN answer ON answer.call_id = call.id AND answer.id IS NOT task.answer_id"
-        " WHERE call.run_id = ? GROUP BY 1",
+        " WHERE call.run_id = ? GROUP BY 1, 2",
         (run_id,),
     )
-    return {model: Sums(*counts) for model, *counts in found}
+    return {(model, tier): Sums(*counts) for model, tier, *counts in found}
 
 
 def unfinished(connection: Connection, run_id: int) -> int:
-    """Rows of a run that still have no final answer: not expanded yet, waiting or in flight."""
-    on_the_way = sum(_tasks(connection, run_id, state) for state in (TaskState.READY, TaskState.IN_FLIGHT))
-    return on_the_way + _unexpanded(connection, run_id)
+    """Rows of a run that still have no final answer: not expanded yet, waiting, in flight or out in a batch, of this
+    run or another."""
+    on_the_way = sum(_tasks(connection, run_id, state) for state in _ON_THE_WAY)
+    series_id = connection.exec_driver_sql("SELECT series_id FROM run WHERE id = ?", (run_id,)).scalar_one()
+    elsewhere = batches.waiting_elsewhere(connection, run_id, series_id)
+    return on_the_way + elsewhere + _unexpanded(connection, run_id)
+
+
+def out_in_batches(connection: Connection, run_id: int) -> tuple[int, int]:
+    """How many batches of a run have not ended, and how many of its tasks are out in them."""
+    out = connection.exec_driver_sql(
+        "SELECT count(*) FROM batch WHERE run_id = ? AND ended_at IS NULL", (run_id,)
+    ).scalar_one()
+    return int(out), _tasks(connection, run_id, TaskState.BATCHED)
 
 
 def _unexpanded(connection: Connection, run_id: int) -> int:

@@ -11,7 +11,10 @@ from runner.errors import BadConfiguration
 if TYPE_CHECKING:
     from runner.store.database import Store
 
-SCHEMA_VERSION = 2
+CACHE_KIB = 65_536
+"""Memory for a migration: where a table is written anew, its keys come in no order."""
+
+SCHEMA_VERSION = 3
 """`PRAGMA user_version` of a store of this version: the number of its last migration."""
 
 
@@ -61,5 +64,8 @@ def _migrate(store: Store) -> None:
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     with store.write() as connection:
         config.attributes["connection"] = connection
+        cache = connection.exec_driver_sql("PRAGMA cache_size").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{CACHE_KIB}")
         command.upgrade(config, "head")
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.exec_driver_sql(f"PRAGMA cache_size={cache}")

@@ -1,6 +1,6 @@
 """Figures, not verdicts: what the product costs on this machine, beside a bare loop in the same run.
 
-python tests/bench                   everything, in about twelve minutes
+python tests/bench                   everything, in about fifteen minutes
 python tests/bench ingest export     some parts, of those that PARTS names
 """
 
@@ -26,6 +26,7 @@ PARTS = (
     "calls",
     "flight",
     "embeddings",
+    "batches",
     "memory",
     "resume",
     "limits",

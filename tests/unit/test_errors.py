@@ -22,6 +22,7 @@ CODES = {
     "OutputUnwritable": 73,
     "StoreUnusable": 74,
     "Fenced": 74,
+    "NotFinished": 75,
     "AccessRefused": 77,
     "BadConfiguration": 78,
     "BadJob": 78,

@@ -4,20 +4,22 @@ import base64
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import IDENTITY, Scene, answer_of, chat_body, request_line, request_lines, settlement
+from scene import IDENTITY, PRICES, Scene, answer_of, chat_body, request_line, request_lines, settlement
 
 from runner.errors import OutputUnwritable, StoreUnusable
 from runner.export import Outputs, export
 from runner.files import AtomicFile
-from runner.job import Job
-from runner.model import RowTotals, TaskState, Usage
+from runner.job import Job, requests_job
+from runner.model import TaskState, Usage
 from runner.store import series
 from runner.store.database import Store
 from runner.store.series import Identity
+from runner.sums import RowTotals
 
 MESSAGES = {"messages": [{"role": "user", "content": "{{ t }}"}]}
 
@@ -610,3 +612,38 @@ def test_the_totals_add_up_by_model_and_reason(store: Store, tmp_path: Path) -> 
     assert {name: sums.rows for name, sums in totals.by_model.items()} == {"m": 2, "other": 1}
     assert totals.finish_reasons == {"stop": 2, "length": 1}
     assert IDENTITY.job_name == scene.job.name
+
+
+def test_what_cheaper_ways_saved_is_counted_where_both_prices_are_known(store: Store, tmp_path: Path) -> None:
+    scene = Scene(store, request_lines(7), job=replace(requests_job("/in/r.jsonl"), mode="auto"))
+    scene.answer(chat_body(), usage=Usage(10, output=5, total=15), cost=20_000_000)
+    scene.answer(chat_body(), usage=Usage(10, output=5, total=15), cost=10_000_000)
+    scene.answer(chat_body(), usage=Usage(10, output=5, total=15), cost=12_000_000)
+    scene.answer(chat_body(), usage=Usage(1, total=1), cost=500_000)
+    scene.answer(chat_body(), usage=Usage(1, total=1), cost=None)
+    scene.answer(chat_body(), usage=Usage(1, total=1), cost=5, model="of no known price")
+    scene.answer(chat_body(), usage=None, cost=None)
+    with store.write() as connection:
+        for answer, tier in (
+            (2, "batch"),
+            (3, "flex"),
+            (4, "batch"),
+            (5, "batch"),
+            (6, "batch"),
+            (7, "flex"),
+        ):
+            connection.exec_driver_sql("UPDATE answer SET tier = ? WHERE id = ?", (tier, answer))
+    outputs = Outputs(store, scene.tenure, tmp_path / "out.jsonl")
+    totals = export(store, scene.run, scene.job, outputs, PRICES)
+
+    assert totals.saved == {"batch": 10_500_000, "flex": 8_000_000}
+    assert {mode: (sums.rows, sums.cost) for mode, sums in totals.by_mode.items()} == {
+        "online": (1, 20_000_000),
+        "batch": (4, 10_500_005),
+        "flex": (2, 12_000_000),
+    }
+    assert export(store, scene.run, scene.job, outputs).saved == {}
+    scene.new_run(request_lines(2))
+    scene.expand()
+    again = export(store, scene.run, scene.job, outputs, PRICES)
+    assert (again.saved, again.by_mode, again.reused.rows) == ({}, {}, 2)

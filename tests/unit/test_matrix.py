@@ -15,8 +15,8 @@ from scene import Scene, chat_body, request_line
 from runner.errors import OutputUnwritable, StoreUnusable, UsageError
 from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.job import requests_job
-from runner.model import RowTotals
 from runner.store.database import Store
+from runner.sums import RowTotals
 
 FAILED = {"code": "bad", "message": "no", "status": 400, "attempts": 1}
 

@@ -14,14 +14,13 @@ from runner.model import (
     Kind,
     Outcome,
     Reply,
-    RowTotals,
     RunState,
-    Sums,
     TaskState,
     Usage,
 )
 from runner.store import runs, tasks
 from runner.store.database import Store
+from runner.sums import RowTotals, Sums
 
 
 def test_every_state_is_drawn_and_has_its_ways() -> None:
@@ -84,6 +83,9 @@ def in_state(store: Store, state: TaskState) -> tuple[Scene, int, int]:
     if state is TaskState.READY:
         return scene, scene.calls()[0].task_id, 0
     task_id = scene.calls()[0].task_id
+    if state is TaskState.BATCHED:
+        scene.plan(task_id)
+        return scene, task_id, scene.query("SELECT call_id FROM task")[0][0]
     [call_id] = scene.claim(task_id)
     if state is not TaskState.IN_FLIGHT:
         answer = answer_of(chat_body()) if state is TaskState.ANSWERED else None
@@ -105,14 +107,30 @@ def test_claim_takes_a_ready_task_only(store: Store, state: TaskState) -> None:
         assert scene.dump() == before
 
 
+@pytest.mark.parametrize("state", TaskState)
+def test_plan_takes_a_ready_task_only(store: Store, state: TaskState) -> None:
+    scene, task_id, _ = in_state(store, state)
+    before = scene.dump()
+
+    if TaskState.BATCHED in TASK_TRANSITIONS[state]:
+        scene.plan(task_id)
+        assert scene.states() == ["batched"]
+    else:
+        with pytest.raises(RunnerError, match="refused to plan"):
+            scene.plan(task_id)
+        assert scene.dump() == before
+
+
 @pytest.mark.parametrize("to", sorted(TASK_TRANSITIONS[TaskState.IN_FLIGHT]))
 @pytest.mark.parametrize("state", TaskState)
-def test_settle_ends_a_task_in_flight_only(store: Store, state: TaskState, to: TaskState) -> None:
+def test_settle_ends_a_task_in_flight_or_in_a_batch_only(
+    store: Store, state: TaskState, to: TaskState
+) -> None:
     scene, task_id, call_id = in_state(store, state)
     before = scene.dump()
     late = settlement(call_id, task_id, to, answer=answer_of(b"late"))
 
-    if state is TaskState.IN_FLIGHT:
+    if to in TASK_TRANSITIONS[state] and state in (TaskState.IN_FLIGHT, TaskState.BATCHED):
         scene.settle(late)
         assert scene.states() == [to.value]
     else:
@@ -155,7 +173,7 @@ def test_a_further_run_takes_over_what_waits_and_leaves_what_is_answered_or_unde
     second = scene.new_run(request_lines(1)).id
     scene.expand()
 
-    keeps = state in (TaskState.ANSWERED, TaskState.IN_FLIGHT)
+    keeps = state in (TaskState.ANSWERED, TaskState.IN_FLIGHT, TaskState.BATCHED)
     assert scene.query("SELECT run_id FROM task") == [(first if keeps else second,)]
     expected = TaskState.READY if state is TaskState.FAILED else state
     assert scene.states() == [expected.value]

@@ -15,8 +15,9 @@ from scene import Scene
 from runner.endpoints import embeddings
 from runner.errors import StoreUnusable
 from runner.export import Outputs, export, packs
-from runner.model import RowTotals, Usage
+from runner.model import Usage
 from runner.store.database import Store
+from runner.sums import RowTotals
 
 
 def scene_of(store: Store, count: int, **fields: Any) -> Scene:

@@ -182,6 +182,11 @@ def test_an_empty_request_line_has_every_fault() -> None:
     assert codes(REQUESTS, b"{}") == ["missing_custom_id", "missing_method", "missing_url", "missing_body"]
 
 
+def test_a_job_asks_one_model_at_one_endpoint_and_a_file_of_requests_any() -> None:
+    assert questions().only == ("chat", "m")
+    assert REQUESTS.only is None
+
+
 # The worst case
 
 

@@ -346,6 +346,7 @@ def test_every_legal_value_passes_in_a_body(value: bytes) -> None:
     assert request.body == body
     assert request.custom_id == rb'"\u0061"'
     assert (request.key, request.model, request.stream) == ("a", "n", True)
+    assert record.parse_checked_request(line) == ("a", "/v1/x", body)
 
 
 @pytest.mark.parametrize(
@@ -355,6 +356,7 @@ def test_every_legal_value_passes_in_a_body(value: bytes) -> None:
 def test_ids_as_text(raw: bytes, key: str) -> None:
     request = record.parse_request(REQUEST.replace(b'"row-1"', raw))
     assert (request.custom_id, request.key) == (raw, key)
+    assert record.parse_checked_request(REQUEST.replace(b'"row-1"', raw))[0] == key
 
 
 @pytest.mark.parametrize(

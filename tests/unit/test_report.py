@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scene import Scene, chat_body, request_line, request_lines, settlement
 
 from runner.errors import StoreUnusable
 from runner.export.drawing import error_of, usage_of
-from runner.model import Outcome, RowTotals, Sums, TaskState, Usage
+from runner.job import requests_job
+from runner.model import Outcome, TaskState, Usage
 from runner.report import summarise
 from runner.store import rows, runs, tasks
 from runner.store.database import Store
+from runner.sums import RowTotals, Sums, mode_of
 
 
 def totals_of(scene: Scene) -> RowTotals:
@@ -22,6 +26,10 @@ def totals_of(scene: Scene) -> RowTotals:
             if row.state == TaskState.ANSWERED:
                 ours = (row.asked_by_run, row.asked_by_row) == (scene.run.id, row.id)
                 (found.paid if ours else found.reused).add(usage_of(row), row.cost)
+                if ours:
+                    found.by_mode.setdefault(mode_of(row.tier, scene.job.mode), Sums()).add(
+                        usage_of(row), row.cost
+                    )
                 found.by_model.setdefault(row.model or "unknown", Sums()).add(usage_of(row), row.cost)
             found.ok += error is None
             found.invalid += row.row_fault is not None
@@ -198,3 +206,59 @@ def test_the_money_of_reused_answers_is_exact_or_unknown(
     found = summary(Scene(store, request_lines(1)), totals)["cost_usd"]
     assert (found["reused"], found["unknown_price_rows"]) == (total, unknown)
     assert not [name for name, value in found.items() if isinstance(value, float)]
+
+
+def test_each_way_of_asking_has_its_own_sums(store: Store) -> None:
+    scene = Scene(store, request_lines(4), job=replace(requests_job("/in/r.jsonl"), mode="auto"))
+    for cost in (7, 5, 3, 2):
+        scene.answer(chat_body(), cost=cost)
+    assert list(summary(scene)["modes"]) == ["online"]
+    with store.write() as connection:
+        for answer, tier in ((1, "default"), (2, "batch"), (3, "flex"), (4, "batch")):
+            connection.exec_driver_sql("UPDATE answer SET tier = ? WHERE id = ?", (tier, answer))
+    modes = summary(scene)["modes"]
+    assert {name: (one["rows"], one["cost_usd"]) for name, one in modes.items()} == {
+        "batch": (2, "0.000000000007"),
+        "flex": (1, "0.000000000003"),
+        "online": (1, "0.000000000007"),
+    }
+    assert sum(one["tokens"]["total"] for one in modes.values()) == summary(scene)["tokens"]["total"]
+    assert not any("saved_usd" in one for one in modes.values())
+
+
+def test_flex_that_a_request_asked_for_itself_is_asked_online(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.answer(chat_body(), cost=7)
+    scene.answer(chat_body(), cost=3)
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE answer SET tier = 'flex' WHERE id = 1")
+        connection.exec_driver_sql("UPDATE answer SET tier = 'batch' WHERE id = 2")
+    assert {name: one["rows"] for name, one in summary(scene)["modes"].items()} == {"batch": 1, "online": 1}
+
+
+def test_what_was_saved_is_told_where_it_is_known(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.answer(chat_body(), cost=7)
+    totals = totals_of(scene)
+    totals.by_mode = {"batch": totals.paid}
+    totals.saved = {"batch": 7}
+    assert summary(scene, totals)["modes"]["batch"]["saved_usd"] == "0.000000000007"
+
+
+def test_what_was_paid_in_a_batch_and_asked_again_online_is_told_of_each(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.answer(chat_body(reason="length"), reason="length", cost=7)
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE answer SET tier = 'batch'")
+        tasks.retry(connection, run_id=scene.run.id, series_id=scene.run.series_id, accepted=["stop"])
+    scene.answer(chat_body(), cost=5)
+    modes = summary(scene)["modes"]
+    assert {name: (one["rows"], one["cost_usd"]) for name, one in modes.items()} == {
+        "batch": (0, "0.000000000007"),
+        "online": (1, "0.000000000005"),
+    }
+
+
+def test_a_run_that_paid_nothing_names_the_usual_way(store: Store) -> None:
+    modes = summary(Scene(store, request_lines(1)))["modes"]
+    assert (list(modes), modes["online"]["rows"], modes["online"]["cost_usd"]) == (["online"], 0, "0")

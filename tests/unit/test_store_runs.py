@@ -3,9 +3,10 @@
 import pytest
 from scene import IDENTITY, Scene, chat_body, request_lines
 
+from runner import takeup
 from runner.errors import UsageError
 from runner.model import RunState
-from runner.store import runs, series
+from runner.store import batches, runs, series
 from runner.store.database import Store
 from runner.store.runs import Beat, Fingerprint, Run, line_of, row_id
 
@@ -147,10 +148,44 @@ def test_forgetting_answers_leaves_those_of_other_series(store: Store) -> None:
     assert len(scene.calls()) == 3
 
 
+def test_nothing_is_forgotten_while_batches_are_out(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    scene.expand()
+    scene.plan(1)
+    batch_id = scene.plan(2, 3)
+    before = scene.dump()
+    with pytest.raises(UsageError) as refused, store.write() as connection:
+        runs.forget_answers(connection, scene.tenure.series_id)
+    name = scene.run.name
+    assert f"run {name}: 2 with 3 requests" in str(refused.value)
+    assert f"`runner cancel {name}`" in str(refused.value)
+    assert f"`runner resume {name}`" in str(refused.value)
+    assert scene.dump() == before
+
+    other = Scene(store, request_lines(1), identity=series.Identity("other", "", "", "", "", "", ""))
+    other.expand()
+    with store.write() as connection:
+        assert runs.forget_answers(connection, other.tenure.series_id) == 1
+        batches.dissolve(connection, [1, batch_id])
+        assert runs.forget_answers(connection, scene.tenure.series_id) == 3
+    assert scene.dump()["batch"] == []
+
+
+def test_a_run_that_goes_takes_its_batches_with_it(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.expand()
+    batch_id = scene.plan(1)
+    with store.write() as connection:
+        batches.dissolve(connection, [batch_id])
+    takeup.forget_run(store, scene.tenure, scene.run)
+    assert scene.dump()["batch"] == []
+    assert scene.dump()["run"] == []
+
+
 def test_no_deletion_scans_a_table_for_each_row_that_goes(store: Store) -> None:
     """Each foreign key to a table of which many rows go has an index on its own side."""
     with store.read() as connection:
-        tables = ("run", "row", "task", "call", "attempt", "answer", "artifact")
+        tables = ("run", "row", "task", "call", "attempt", "answer", "artifact", "batch")
         keys = [
             (table, key[3])
             for table in tables

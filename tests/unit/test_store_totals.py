@@ -7,7 +7,7 @@ from scene import Scene, answer_of, chat_body, request_line, request_lines, sett
 from sqlalchemy import Connection
 
 from runner.model import Outcome, TaskState
-from runner.store import rows, series, tasks, totals
+from runner.store import batches, rows, series, tasks, totals
 from runner.store.database import Store
 from runner.store.tasks import Claim
 
@@ -293,3 +293,66 @@ def test_tries_of_a_later_run_are_its_own(store: Store) -> None:
         assert totals.attempts(connection, first) == totals.Attempts(1, 0, 0, 0, 0)
         assert totals.commonest_errors(connection, first) == [("", 409, 1)]
         assert totals.commonest_errors(connection, scene.run.id) == []
+
+
+def left_in(scene: Scene, batch_id: int) -> list[batches.Member]:
+    with scene.store.read() as connection:
+        return batches.left(connection, batch_id, after_call=0, limit=100)
+
+
+def test_what_is_out_in_a_batch_is_no_request_yet_and_not_finished(store: Store) -> None:
+    scene = Scene(store, request_lines(4))
+    scene.expand()
+    batch_id = scene.plan(1, 2, 3)
+    assert attempts(scene) == totals.Attempts(0, 0, 0, 0, 0)
+    assert (unfinished(scene), spent(scene)) == (4, 0)
+    with store.read() as connection:
+        assert totals.by_state(connection, scene.run.id) == {"batched": 3, "ready": 1}
+        assert totals.out_in_batches(connection, scene.run.id) == (1, 3)
+
+    one, two, three = left_in(scene, batch_id)
+    paid = answer_of(chat_body(), cost=30)
+    scene.settle(settlement(one.call_id, 1, TaskState.ANSWERED, answer=paid))
+    scene.settle(settlement(two.call_id, 2, TaskState.READY, outcome=Outcome.AMBIGUOUS))
+    assert attempts(scene) == totals.Attempts(2, 0, 0, 1, 100)
+    assert (unfinished(scene), spent(scene)) == (3, 130)
+    scene.settle(settlement(three.call_id, 3, TaskState.ANSWERED, answer=paid._replace(cost=None)))
+    assert spent(scene) == 230
+    with store.write() as connection:
+        batches.end(connection, [(batch_id, "collected")])
+        assert totals.out_in_batches(connection, scene.run.id) == (0, 0)
+
+
+def test_a_line_that_goes_into_a_further_batch_is_a_retry_once_that_is_settled(store: Store) -> None:
+    scene = Scene(store, request_lines(1))
+    scene.expand()
+    [one] = left_in(scene, scene.plan(1))
+    scene.settle(settlement(one.call_id, 1, TaskState.READY, outcome=Outcome.REFUSED, attempts=0))
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+    [one] = left_in(scene, scene.plan(1))
+    assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
+    scene.settle(settlement(one.call_id, 1, TaskState.ANSWERED, answer=answer_of(chat_body())))
+    assert attempts(scene) == totals.Attempts(2, 1, 0, 0, 0)
+
+
+def test_a_dissolved_batch_was_no_request(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.expand()
+    batch_id = scene.plan(1, 2)
+    with store.write() as connection:
+        batches.dissolve(connection, [batch_id])
+        assert not totals.has_called(connection, scene.run.id)
+    assert attempts(scene) == totals.Attempts(0, 0, 0, 0, 0)
+    assert unfinished(scene) == 2
+
+
+def test_rows_that_wait_for_another_runs_batch_are_not_finished(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    scene.expand()
+    scene.plan(1, 2)
+    scene.new_run(request_lines(2))
+    assert unfinished(scene) == 2
+    scene.expand()
+    assert unfinished(scene) == 2
+    with store.read() as connection:
+        assert totals.out_in_batches(connection, scene.run.id) == (0, 0)

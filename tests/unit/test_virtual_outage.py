@@ -13,7 +13,7 @@ import pytest
 from scene import PRICES, Scene, chat_body, refusal, request_lines
 from virtual_time import VirtualLoop, run_virtually
 
-from runner import asking
+from runner import asking, loop
 from runner.asking import Asking
 from runner.errors import MoneyRefused, Paused
 from runner.model import Reply
@@ -105,6 +105,7 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         scene, api = Scene(store, request_lines(rows)), Api(weather)
         clock = types.SimpleNamespace(
             monotonic=api.now,
+            time=lambda: MORNING + api.now(),
             time_ns=lambda: int((MORNING + api.now()) * 1_000_000_000),
             process_time=lambda: 0.0,
         )
@@ -128,7 +129,7 @@ def run_against(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         try:
             run_virtually(asking._Dispatch(what, Stop(), api.told.append).run)
         except BaseExceptionGroup as group:
-            raise asking._first(group) from group
+            raise loop.ours_of(group) from group
         return scene, api
 
     return run

@@ -9,21 +9,10 @@ import os
 from collections.abc import Callable
 
 import pytest
-from batch_model import Bounds, play, play_all
-from batch_protocol import (
-    Answer,
-    Deleted,
-    Do,
-    FileSeen,
-    Listed,
-    Page,
-    Protocol,
-    Stage,
-    Step,
-    Submission,
-    Unclear,
-    audit,
-)
+from submission_model import WORLDS, Bounds, play, play_all
+
+from runner.remote import Answer, Deleted, FileSeen, Listed, Page, Refused, Unclear, Why
+from runner.submission import Do, Protocol, Stage, Step, Submission, audit
 
 HISTORIES = int(os.environ.get("RUNNER_HISTORIES", "200000"))
 SEED = int(os.environ.get("RUNNER_SEED", "0"))
@@ -31,18 +20,11 @@ PARTS = 2
 ENOUGH = 20_000
 """In how many histories a planted bug must show."""
 
-LATE_LISTS = Bounds(lag=570.0, late=10.0, jump=10.0)
-LATE_CREATES = Bounds(lag=10.0, late=570.0, jump=10.0)
-SLEEPY = Bounds(lag=140.0, stall=20_000.0, takeover=0.15)
-"""Senders sleep for hours between t_send and the bytes, and are replaced meanwhile: the file's fence must hold."""
+LATE_LISTS, LATE_CREATES, SLEEPY = (WORLDS[name] for name in ("late lists", "late creates", "sleepy senders"))
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize(
-    "bounds",
-    [Bounds(), LATE_LISTS, LATE_CREATES, SLEEPY],
-    ids=["all a little", "late lists", "late creates", "sleepy senders"],
-)
+@pytest.mark.parametrize("bounds", WORLDS.values(), ids=WORLDS)
 def test_no_shard_is_submitted_twice_or_lost(
     bounds: Bounds, part: int, record_property: Callable[[str, object], None]
 ) -> None:
@@ -334,3 +316,79 @@ def test_of_several_batches_the_oldest_is_adopted_and_the_others_are_named() -> 
 
     assert (sub.stage, sub.batch_id, sub.extras) == (Stage.SUBMITTED, "old", ("young",))
     assert audit([sub], [young, failed, old]) == [young]
+
+
+LATER = [Why.NOT_NOW, Why.QUEUE_FULL]
+
+
+@pytest.mark.parametrize("stage", [Stage.UPLOADING, Stage.SENDING])
+@pytest.mark.parametrize("why", [*LATER, Why.NO_ACCESS, Why.NO_MONEY])
+def test_what_is_refused_for_now_was_not_executed_and_is_asked_again(stage: Stage, why: Why) -> None:
+    sub = SENDING._replace(stage=stage, tries=2)
+
+    after = Protocol().after(sub, Refused(why, wait=90.0), 1e9)
+
+    assert after.stage is (Stage.UPLOADING if stage is Stage.UPLOADING else Stage.UPLOADED)
+    assert after.due == (1e9 + 90.0 if why in LATER else 1e9)
+    assert after.tries == (3 if why in LATER else 2)
+
+
+@pytest.mark.parametrize("stage", [Stage.SEEKING, Stage.UNKNOWN, Stage.FENCING, Stage.FENCED])
+@pytest.mark.parametrize("why", [*LATER, Why.NO_ACCESS, Why.NO_MONEY])
+def test_what_is_refused_for_now_tells_nothing_of_an_unknown_fate(stage: Stage, why: Why) -> None:
+    protocol = Protocol()
+    sub = protocol.next_step(SENDING._replace(stage=stage, since=1e9, due=1e9), 1e9).submission
+
+    after = protocol.after(sub, Refused(why, wait=90.0), 1e9)
+
+    assert (after.stage, after.look, after.clean_lists) == (stage, None, 0)
+    assert after.due == (1e9 + 90.0 if why in LATER else 1e9)
+
+
+def test_a_key_that_was_refused_for_days_costs_no_wait_once_it_is_right() -> None:
+    protocol, sub = Protocol(), SENDING
+    for hour in range(72):
+        now = 1e9 + 3600.0 * hour
+        sub = protocol.after(sub._replace(stage=Stage.SENDING), Refused(Why.NO_ACCESS), now)
+
+    assert protocol.next_step(sub, 1e9 + 3600.0 * 71).do is Do.KEEP
+
+
+UNKNOWN = SENDING._replace(stage=Stage.UNKNOWN, since=1e9, due=1e9)
+
+
+@pytest.mark.parametrize("why", [Why.CANNOT, Why.FINAL])
+def test_where_no_list_will_ever_be_had_nothing_is_created_on_a_guess(why: Why) -> None:
+    protocol = Protocol()
+
+    held = protocol.after(protocol.next_step(UNKNOWN, 1e9).submission, Refused(why), 1e9)
+
+    assert (held.stage, held.look) == (Stage.HELD, None)
+    assert held.words == (
+        "whether the batch of file f1 was created is not known, and this server cannot list batches"
+    )
+    assert protocol.next_step(held, 2e9).do is Do.END
+    assert protocol.recover(held, 2e9) == held
+
+
+def test_a_page_that_is_refused_for_its_cursor_is_no_reason_to_ask_until_it_always_is() -> None:
+    protocol, sub, now = Protocol(), UNKNOWN, 1e9
+    page = Page((Listed("x1", 1e9, failed=False, file_id="f9", shard="other", attempt=1),), has_more=True)
+    broken = 0
+
+    while sub.stage is Stage.UNKNOWN:
+        step = protocol.next_step(sub, now)
+        now, sub = max(now, step.until), step.submission
+        if step.do is Do.LIST and sub.look is not None:
+            first = sub.look.after is None
+            broken += not first
+            sub = protocol.after(sub, page if first else Refused(Why.FINAL), now)
+
+    assert (sub.stage, broken) == (Stage.HELD, 6)
+    assert now < 1e9 + 60
+
+
+def test_a_server_that_refuses_to_list_files_gets_a_twin() -> None:
+    seeking = SENDING._replace(stage=Stage.SEEKING, file_id=None)
+
+    assert Protocol().after(seeking, Refused(Why.FINAL), 1e9).stage is Stage.UPLOADING

@@ -36,9 +36,18 @@ another process wrote. Nothing but the record is remembered.
                                             at since + Q/2            not found: PLANNED
     SUBMITTED  with the batch's id          nothing                   (`again`, if the batch itself failed)
     REFUSED    with the server's words      nothing
-    HELD       with a question              nothing
+    HELD       with what is not known       nothing
 
 Found by another process, SENDING is UNKNOWN since now, UPLOADING is SEEKING, and all others stay what they are.
+
+Not now is a rate limit, a full queue, a key that is refused, an account without money: the server surely did
+nothing, and will do it later. For the last two somebody must do something first, so that the driver stops the
+run; the record says no wait for them, for who starts it again has done that. Whatever else is asked than a
+POST, the same answers mean: ask again later.
+
+HELD is an end: nobody but a person can tell whether the batch is there, and to create another on a guess may
+cost twice. The driver holds the shard's tasks then; `runner retry` asks them again in another shard, and
+`runner adopt` takes the batch, where a person has found it and names it.
 
 Q must exceed list lag + late arrival + clock jumps: then no shard is submitted twice. `since` is not t_send but
 the moment after which this sender cannot send any more: when its answer was given up, or when another process
@@ -52,8 +61,44 @@ one file id for ever. `audit` finds what came of it.
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum
-from typing import NamedTuple
+from runner.remote import (
+    Answer,
+    Created,
+    Deleted,
+    FileSeen,
+    FilesSeen,
+    Listed,
+    Page,
+    Refused,
+    Why,
+)
+from runner.submission.record import (
+    FILE_PREFIX,
+    TOOL,
+    Do,
+    Look,
+    Stage,
+    Step,
+    Submission,
+    mark_of,
+    shard_of,
+)
+
+__all__ = [
+    "FILE_PREFIX",
+    "QUARANTINE",
+    "SOMEBODYS_TURN",
+    "TOOL",
+    "Do",
+    "Look",
+    "Protocol",
+    "Stage",
+    "Step",
+    "Submission",
+    "audit",
+    "mark_of",
+    "shard_of",
+]
 
 QUARANTINE = 600.0
 """Seconds for which a create of unknown fate is looked for before it may be repeated."""
@@ -61,157 +106,16 @@ SEND_WITHIN = 10.0
 """Seconds for which a t_send is good: who comes to send later than that keeps a new one first."""
 HORIZON = 600.0
 """Seconds before the first file's own `created_at` to which batches are listed. Both are the server's times."""
-LONGEST_PAUSE = 3600.0
+LONGEST_PAUSE = 24 * 3600.0
+MOST_UPLOADS = 6
+"""How often a file is uploaded of which the server says that it is not there."""
+MOST_BROKEN_LISTS = 5
+"""How often a list may break off at a page that the server refuses for good, until nobody trusts it to list."""
 
-
-class Stage(StrEnum):
-    """Where a submission stands; drawn at the top of this module."""
-
-    PLANNED = "planned"
-    UPLOADING = "uploading"
-    SEEKING = "seeking"
-    UPLOADED = "uploaded"
-    SENDING = "sending"
-    UNKNOWN = "unknown"
-    FENCING = "fencing"
-    FENCED = "fenced"
-    SUBMITTED = "submitted"
-    REFUSED = "refused"
-    HELD = "held"
-
-
-class Do(Enum):
-    """What the driver does next. Those from UPLOAD on ask the server, once, without any retry."""
-
-    KEEP = "commit the record, under this process's epoch"
-    WAIT = "nothing before `until`"
-    END = "nothing more"
-    UPLOAD = "POST /files under the record's file name"
-    FIND_FILE = "GET /files: those of the record's file name, with the SHA-256 of their bytes"
-    CREATE = "POST /batches with the record's file id and metadata"
-    LIST = "GET /batches: one page, after the look's cursor"
-    DELETE_FILE = "DELETE /files/ID"
-
-
-# --- what the server answered -------------------------------------------------------------------------
-
-
-class Why(Enum):
-    """Why a server that surely did nothing said no."""
-
-    NOT_NOW = "later: a rate limit, a full queue"
-    FILE_GONE = "there is no such input file"
-    CANNOT = "this server does not know the operation (404, 405 or 501 on the route)"
-    FINAL = "asking again gives the same"
-
-
-class Refused(NamedTuple):
-    """The API's own error: surely not executed. `wait` is in seconds, where the server names a time."""
-
-    why: Why
-    message: str = ""
-    wait: float = 0.0
-
-
-class Unclear(NamedTuple):
-    """No answer, or none that says whether it was executed (resets, timeouts, 5xx, 408, 409, foreign bodies)."""
-
-
-class FileSeen(NamedTuple):
-    """A file at the server. `created_at` is its time, `sha256` that of its bytes (None where unread)."""
-
-    id: str
-    created_at: float
-    sha256: str | None
-
-
-class FilesSeen(NamedTuple):
-    """All files that bear the name, newest first."""
-
-    files: tuple[FileSeen, ...]
-
-
-class Created(NamedTuple):
-    """The server's answer to a create: the batch's id."""
-
-    batch_id: str
-
-
-class Listed(NamedTuple):
-    """A batch as a list shows it. `shard` and `attempt` come from its metadata; None is what was left out."""
-
-    id: str
-    created_at: float
-    failed: bool
-    file_id: str | None
-    shard: str | None
-    attempt: int | None
-
-
-class Page(NamedTuple):
-    """One page of the account's batches, newest first."""
-
-    batches: tuple[Listed, ...]
-    has_more: bool
-
-
-class Deleted(NamedTuple):
-    """The file is gone, now or since before."""
-
-
-Answer = Refused | Unclear | FileSeen | FilesSeen | Created | Page | Deleted
-
-
-# --- the record ---------------------------------------------------------------------------------------
-
-
-class Look(NamedTuple):
-    """A list that is being read, page by page; in memory only: who dies begins again."""
-
-    began: float
-    after: str | None = None
-    found: tuple[Listed, ...] = ()
-    nameless: bool = False
-
-
-class Submission(NamedTuple):
-    """What the store keeps of one shard. Times are the local clock's, but for `first_file_at`, the server's."""
-
-    shard: str
-    sha256: str
-    stage: Stage = Stage.PLANNED
-    attempt: int = 0
-    file_id: str | None = None
-    files: tuple[str, ...] = ()
-    first_file_at: float | None = None
-    t_send: float = 0.0
-    since: float = 0.0
-    due: float = 0.0
-    tries: int = 0
-    clean_lists: int = 0
-    batch_id: str | None = None
-    extras: tuple[str, ...] = ()
-    words: str = ""
-    look: Look | None = None
-
-    @property
-    def filename(self) -> str:
-        return f"{self.shard}_{self.attempt}_{self.sha256[:16]}.jsonl"
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        return {"shard": self.shard, "attempt": str(self.attempt), "sha256": self.sha256}
-
-
-class Step(NamedTuple):
-    """What to do, with the record as it then is; `until` is for a wait."""
-
-    do: Do
-    submission: Submission
-    until: float = 0.0
-
-
-# --- the protocol -------------------------------------------------------------------------------------
+NOT_NOW = frozenset({Why.NOT_NOW, Why.QUEUE_FULL, Why.NO_ACCESS, Why.NO_MONEY})
+"""The refusals after which the same may be asked again."""
+SOMEBODYS_TURN = frozenset({Why.NO_ACCESS, Why.NO_MONEY})
+"""Those of them that no waiting mends: somebody must do something first."""
 
 _ENDS = (Stage.SUBMITTED, Stage.REFUSED, Stage.HELD)
 
@@ -289,7 +193,7 @@ class Protocol:
         if isinstance(answer, FileSeen):
             return self._with_file(sub, answer)
         if isinstance(answer, Refused):
-            if answer.why is Why.NOT_NOW:
+            if answer.why in NOT_NOW:
                 return self._later(sub, now, answer)
             return sub._replace(stage=Stage.REFUSED, words=answer.message)
         return self._later(sub._replace(stage=Stage.SEEKING), now, answer)
@@ -299,7 +203,7 @@ class Protocol:
             for file in answer.files:
                 if self.is_our_file(file, sub):
                     return self._with_file(sub, file)
-        elif not (isinstance(answer, Refused) and answer.why is Why.CANNOT):
+        elif not (isinstance(answer, Refused) and answer.why in (Why.CANNOT, Why.FINAL)):
             return self._later(sub, now, answer)
         return sub._replace(stage=Stage.UPLOADING)
 
@@ -308,10 +212,10 @@ class Protocol:
             return sub._replace(stage=Stage.SUBMITTED, batch_id=answer.batch_id)
         if not isinstance(answer, Refused):
             return self.unknown(sub, now)
-        if answer.why is Why.NOT_NOW:
+        if answer.why in NOT_NOW:
             return self._later(sub._replace(stage=Stage.UPLOADED), now, answer)
-        if answer.why is Why.FILE_GONE:
-            return sub._replace(stage=Stage.PLANNED)
+        if answer.why is Why.FILE_GONE and sub.attempt < MOST_UPLOADS:
+            return self._later(sub._replace(stage=Stage.PLANNED, tries=sub.attempt), now, answer)
         return sub._replace(stage=Stage.REFUSED, words=answer.message)
 
     def unknown(self, sub: Submission, now: float) -> Submission:
@@ -322,7 +226,7 @@ class Protocol:
         look = sub.look
         assert look is not None
         if not isinstance(answer, Page):
-            if isinstance(answer, Refused) and answer.why is Why.CANNOT:
+            if self.cannot_list(sub, answer):
                 return self._held(sub, "this server cannot list batches")
             return self._later(sub._replace(look=None), now, answer)
         found, nameless = look.found, look.nameless
@@ -336,6 +240,15 @@ class Protocol:
         if answer.has_more and answer.batches and answer.batches[-1].created_at >= horizon:
             return sub._replace(look=Look(look.began, answer.batches[-1].id, found, nameless))
         return self._listed(sub._replace(look=None), Look(look.began, None, found, nameless), now)
+
+    def cannot_list(self, sub: Submission, answer: Answer) -> bool:
+        """Whether the answer says that no list will ever be had."""
+        if not isinstance(answer, Refused):
+            return False
+        # The page after a cursor may be refused for the cursor's sake: a list from the beginning has none.
+        at_the_beginning = sub.look is not None and sub.look.after is None
+        in_vain = at_the_beginning or sub.tries >= MOST_BROKEN_LISTS
+        return answer.why is Why.CANNOT or (answer.why is Why.FINAL and in_vain)
 
     def horizon(self, sub: Submission) -> float:
         """The server's time before which no batch can be ours: none is older than its file."""
@@ -377,8 +290,8 @@ class Protocol:
         return sub._replace(stage=Stage.FENCING, tries=0)
 
     def after_delete(self, sub: Submission, answer: Answer, now: float) -> Submission:
-        kept = not isinstance(answer, Deleted)
-        if kept and not (isinstance(answer, Refused) and answer.why is not Why.NOT_NOW):
+        never = isinstance(answer, Refused) and answer.why not in NOT_NOW
+        if not (never or isinstance(answer, Deleted)):
             return self._later(sub, now, answer)
         due = now + min(LONGEST_PAUSE, self.quarantine / 2)
         return sub._replace(stage=Stage.FENCED, since=now, due=due, tries=0, clean_lists=0)
@@ -389,6 +302,8 @@ class Protocol:
         return sub._replace(stage=Stage.UPLOADED, file_id=file.id, files=files, first_file_at=first, tries=0)
 
     def _later(self, sub: Submission, now: float, answer: Answer) -> Submission:
+        if isinstance(answer, Refused) and answer.why in SOMEBODYS_TURN:
+            return sub._replace(due=now)
         named = answer.wait if isinstance(answer, Refused) else 0.0
         pause = min(LONGEST_PAUSE, max(named, 2.0 ** min(sub.tries, 11)))
         return sub._replace(due=now + pause, tries=sub.tries + 1)

@@ -11,28 +11,24 @@ The oracle is the server: which batches of the shard came to life.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from batch_protocol import (
+from runner.remote import (
     Answer,
     Created,
     Deleted,
-    Do,
     FileSeen,
     FilesSeen,
     Listed,
     Page,
-    Protocol,
     Refused,
-    Stage,
-    Submission,
     Unclear,
     Why,
-    audit,
 )
+from runner.submission import Do, Protocol, Stage, Submission, audit
 
 NEVER = 1e18
 MOMENT = 0.05
@@ -40,7 +36,7 @@ SHARD = "r1_00001"
 SHA256 = "5a" * 32
 MOST_STEPS = 3000
 
-NOT_NOW = Refused(Why.NOT_NOW)
+NOT_NOW = tuple(Refused(why) for why in (Why.NOT_NOW, Why.QUEUE_FULL, Why.NO_ACCESS, Why.NO_MONEY))
 FILE_GONE = Refused(Why.FILE_GONE)
 CANNOT = Refused(Why.CANNOT)
 FOR_GOOD = Refused(Why.FINAL, "no")
@@ -64,6 +60,16 @@ class Bounds(NamedTuple):
     takeover: float = 0.05
     fence_works: bool = True
     plain_server: bool = False
+
+
+WORLDS = {
+    "all a little": Bounds(),
+    "late lists": Bounds(lag=570.0, late=10.0, jump=10.0),
+    "late creates": Bounds(lag=10.0, late=570.0, jump=10.0),
+    "sleepy senders": Bounds(lag=140.0, stall=20_000.0, takeover=0.15),
+}
+"""Within Q, each in its own way. Sleepy senders sleep for hours between t_send and the bytes, and are replaced
+meanwhile: the file's fence must hold."""
 
 
 class File:
@@ -121,6 +127,11 @@ class Server:
             return True
         return False
 
+    def trouble(self) -> Answer:
+        """What somebody hears who was not listened to: nothing, mostly, or that it is not the time."""
+        kind = self.draw()
+        return UNCLEAR if kind < 0.6 else NOT_NOW[int((kind - 0.6) / 0.4 * 4)]
+
     def upload(self, name: str, now: float) -> tuple[float, Answer]:
         """Seconds to the answer, and the answer."""
         seconds = 1.0 + self.draw() * 30.0
@@ -130,7 +141,7 @@ class Server:
         if self.fault(0.4):
             kind = self.draw()
             if kind < 0.15:
-                return seconds, NOT_NOW
+                return seconds, NOT_NOW[int(kind / 0.15 * 4)]
             if kind < 0.5:
                 return seconds, UNCLEAR
             clear = False
@@ -148,7 +159,7 @@ class Server:
         if not self.lists_files:
             return CANNOT
         if self.fault(0.2):
-            return UNCLEAR
+            return self.trouble()
         seen = [
             FileSeen(one.id, one.born, SHA256 if one.whole else "cut")
             for one in reversed(self.files)
@@ -163,7 +174,7 @@ class Server:
         if self.fault(0.6):
             kind = self.draw()
             if kind < 0.15:
-                return seconds, NOT_NOW
+                return seconds, NOT_NOW[int(kind / 0.15 * 4)]
             if kind < 0.35:
                 return seconds, UNCLEAR
             answered = False
@@ -192,7 +203,7 @@ class Server:
         if not self.can_list:
             return CANNOT
         if self.fault(0.12):
-            return UNCLEAR
+            return self.trouble()
         older_than, again = NEVER, False
         if after is not None:
             older_than = next(one.at for one in self.batches if one.id == after)
@@ -227,7 +238,9 @@ class Server:
             for one in self.files:
                 if one.id == file_id and one.gone > now:
                     one.gone = max(now, one.born)
-        return UNCLEAR if lost or unheard else DELETED
+        if lost:
+            return self.trouble()
+        return UNCLEAR if unheard else DELETED
 
 
 @dataclass(slots=True)
@@ -425,9 +438,14 @@ def play_all(
     numbers: range, protocol: Protocol, bounds: Bounds, *, fenced: bool = True, until_fault: str = ""
 ) -> Ends:
     """The histories of those numbers, or as many as it takes to the first that goes wrong in that way."""
+    ends = ((number, History(protocol, Random(number), bounds, fenced=fenced).run()) for number in numbers)
+    return tally(ends, until_fault)
+
+
+def tally(numbered: Iterable[tuple[int, End]], until_fault: str = "") -> Ends:
+    """What histories came to; reads on to the first that goes wrong in that way."""
     ends = Ends(Counter(), {}, Counter())
-    for number in numbers:
-        end = History(protocol, Random(number), bounds, fenced=fenced).run()
+    for number, end in numbered:
         ends.counts[end.stage] += 1
         ends.counts["steps"] += end.steps
         ends.counts["again"] += end.attempts > 1

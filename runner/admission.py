@@ -1,0 +1,73 @@
+"""What the account's queue of batches takes: tokens enqueued for each model, a limit that only refusals tell.
+
+    limit ├── enqueued: the batches that are out ──┼── room ──┤
+
+A refusal for want of room is a wait, never a failure: the first as long as `first_wait`, then twice as long each
+time, up to a day. A batch that ends makes room, so that the wait ends there. What the server names as the limit
+is believed. A shard that is refused again, alone in the queue, is larger than the limit itself: then it is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+LONGEST_WAIT = 24 * 3600.0
+
+_NAMED = re.compile(r"\blimit:?\s+([\d,_]{1,20})\s*(?:enqueued)?", re.IGNORECASE)
+_SAFETY = 0.95
+"""How much of a limit is filled: the server counts tokens, we guess them."""
+
+
+class Full(NamedTuple):
+    """What a refusal for want of room comes to. `wait` is in seconds; `limit` what the server named; `cut` says
+    that the shard would never fit, and how many tokens may at the most; `refusals` counts those in a row."""
+
+    wait: float
+    limit: int | None
+    cut: int | None
+    refusals: int = 1
+
+
+class Queue:
+    """One model's queue at one account. `limit` is what was learned of it before."""
+
+    def __init__(self, *, first_wait: float, limit: int | None = None) -> None:
+        self._first_wait = first_wait
+        self._limit = limit
+        self._most: int | None = None
+        self._refusals = 0
+
+    def room(self, enqueued: int) -> int | None:
+        """How many tokens fit beside those enqueued; None where no limit is known."""
+        known = [one for one in (self._limit, self._most) if one is not None]
+        return max(0, int(min(known) * _SAFETY) - enqueued) if known else None
+
+    def refused(self, message: str, *, tokens: int, beside: int, named_wait: float = 0.0) -> Full:
+        """A shard of `tokens`, with so many enqueued `beside` it by us, found no room."""
+        limit = limit_in(message)
+        if limit is not None:
+            self._limit = limit
+        wait = min(LONGEST_WAIT, max(named_wait, self._first_wait * 2.0 ** min(self._refusals, 20)))
+        self._refusals += 1
+        cut = None
+        if limit is not None and tokens > limit:
+            cut = int(limit * _SAFETY)
+        elif beside == 0 and self._refusals >= 3:
+            cut = max(1, tokens // 2)
+        if cut is not None:
+            self._most = cut if limit is None else None
+        return Full(wait, limit, cut, self._refusals)
+
+    def admitted(self) -> None:
+        """A batch of this model is at work: the next refusal waits no longer than the first."""
+        self._refusals = 0
+
+
+def limit_in(message: str) -> int | None:
+    """The limit that a refusal names, as in "Limit: 90,000 enqueued tokens"; None where it names none."""
+    found = _NAMED.search(message)
+    if found is None:
+        return None
+    digits = found[1].replace(",", "").replace("_", "")
+    return int(digits) if digits and int(digits) > 0 else None

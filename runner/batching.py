@@ -17,11 +17,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 from runner import bulletin, loop
+from runner.amnesia import refuse_what_was_forgotten
 from runner.asking import BEAT_SECONDS, Asking, policy_of
 from runner.budget import Budget
 from runner.dispatch.batch_life import Life, Wiring
 from runner.dispatch.batches import Batches
 from runner.dispatch.patience import Patience
+from runner.dispatch.spool import spool_of
 from runner.dispatch.submitting import Submitting
 from runner.errors import Interrupted, NotFinished, RunnerError
 from runner.intake import Intake
@@ -39,6 +41,7 @@ from runner.store.writer import GroupWriter
 from runner.stowage import Stowage
 from runner.submission import Protocol, Stage, Submission
 from runner.tokens import Estimates
+from runner.twins import call_off, call_off_twins
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class _Dispatch:
         self._provider = _provider_of(asking)
         # What ends with this start, nobody can take in later.
         self._waits = batching.waits or not self._provider.keeps_batches
-        self._folder = lock_folder(asking.store.path) / "batches" / str(asking.tenure.series_id)
+        self._folder = spool_of(asking.store.path, asking.tenure.series_id)
         with asking.store.read() as connection:
             self._left = totals.unfinished(connection, asking.run.id)
             self._out = batches.out(connection, asking.tenure.series_id)
@@ -89,6 +92,7 @@ class _Dispatch:
         # What an earlier run of the series has paid for is not this one's spending, nor its progress.
         self._others_settler = self._make_settler(Budget(None))
         self._stopped_by: RunnerError | None = None
+        self._ended = 0
         self._refused_by: RunnerError | None = None
 
     async def run(self) -> dict[str, Any]:
@@ -106,6 +110,8 @@ class _Dispatch:
             writer=self._writer,
             folder=self._folder,
             lives=lambda: self._batches.lives,
+            # Before a deadline there is another way for what no batch takes.
+            leaves=self._batching.until is not None,
         )
         self._batches = Batches(
             plan=self._stowage.plan,
@@ -123,7 +129,11 @@ class _Dispatch:
                 self._intake = self._make_intake()
                 if not self._provider.keeps_batches:
                     await self._give_up_the_gone()
+                elif self._batching.plans and not self._batching.calls_off:
+                    await refuse_what_was_forgotten(asking, self._api)
                 await self._drive()
+                if self._ended:
+                    await call_off_twins(self._api, asking.store, asking.run.id, self._tell)
             return self._progress()
         finally:
             with anyio.CancelScope(shield=True):
@@ -155,7 +165,7 @@ class _Dispatch:
             raise self._stopped_by
         with self._asking.store.read() as connection:
             left = totals.unfinished(connection, self._asking.run.id)
-        if left and (self._batches.still_out or not self._waits):
+        if left and (self._batches.still_out or not (self._waits or self._stowage.left_some)):
             raise NotFinished(bulletin.what_is_out(self._batches.lives, left))
 
     def _live(self, kept: Kept) -> Life:
@@ -214,6 +224,9 @@ class _Dispatch:
         await self._writer.submit(batches.keep, [(number, submission)])
         if submission.stage is Stage.SUBMITTED:
             self._stowage.drop_file(number)
+            for twin in submission.extras:
+                [of] = [life.kept for life in self._batches.lives if life.kept.id == number]
+                await call_off(self._api, twin, of, self._tell)
 
     async def _see(self, number: int, remote: RemoteBatch) -> None:
         await self._writer.submit(batches.see, [(number, remote)])
@@ -224,6 +237,7 @@ class _Dispatch:
 
     async def _end(self, kept: Kept, result: str) -> None:
         await self._writer.submit(batches.end, [(kept.id, result)])
+        self._ended += 1
         if self._refused_by is not None:
             self._batches.stop(self._refused_by)
         if not self._is_own(kept):

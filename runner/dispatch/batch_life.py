@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from runner.admission import Full, Queue
+from runner.admission import Full, Queue, too_large
 from runner.dispatch.patience import Patience
 from runner.dispatch.submitting import BytesGone, Stepped
 from runner.errors import AccessRefused, RunnerError
@@ -28,7 +28,7 @@ from runner.polling import (
     stands_still,
     unheard_of,
 )
-from runner.provider import Provider, account_fault, failure_kind
+from runner.provider import Provider, account_fault, failure_kind, why_failed
 from runner.remote import Failure, Refused, RemoteBatch, Unclear, Why
 from runner.store.batches import Kept
 from runner.submission import Protocol, Stage, Submission
@@ -104,6 +104,7 @@ class Life:
         self._named_at = clock()
         self._calling_off = False
         self._looked_again = False
+        self._is_new = False
 
     @property
     def submission(self) -> Submission:
@@ -128,6 +129,8 @@ class Life:
 
     async def _submit(self) -> bool:
         """Bring it to the server; False where it came to nothing, and has ended."""
+        # What an earlier start has submitted is looked at at once: this one may not wait at all.
+        self._is_new = self.submission.stage is not Stage.SUBMITTED
         while self.submission.stage is not Stage.SUBMITTED:
             if self._calling_off and not self.is_sent:
                 await self._wiring.dissolve(self.kept)
@@ -159,9 +162,9 @@ class Life:
         return True
 
     def _hold_on_to(self, submission: Submission) -> None:
-        if submission.stage is not self.submission.stage:
+        before, self.kept = self.submission, self.kept._replace(submission=submission)
+        if submission.stage is not before.stage:
             self._say(submission.stage.value)
-        self.kept = self.kept._replace(submission=submission)
 
     async def _wait_for_room(self, message: str, named: float) -> bool:
         """Wait for room in the account's queue; False where the shard would never fit."""
@@ -169,7 +172,7 @@ class Life:
         full = self._queue.refused(message, tokens=self.kept.tokens, beside=beside, named_wait=named)
         await self._wiring.learn(self.kept, full)
         if self.kept.lines == 1 and full.cut is not None and full.refusals >= MOST_FAILURES and not beside:
-            await self._wiring.fail_lines(self.kept, (Failure("request_too_large", message),))
+            await self._wiring.fail_lines(self.kept, (too_large(full),))
             return False
         if full.cut is not None and self.kept.lines > 1:
             self._wiring.tell(
@@ -190,7 +193,7 @@ class Life:
         return True
 
     async def _hold(self, words: str) -> None:
-        self._wiring.tell(self.kept, "held", words)
+        self._wiring.tell(self.kept, "held", f"{words}: its rows are held")
         await self._wiring.settle_left(self.kept, "batch_unknown")
         await self._wiring.end(self.kept, "held")
 
@@ -201,14 +204,15 @@ class Life:
         before: Look | None = None
         trouble = denied = 0
         asked_to_end = False
-        if self.kept.seen is None and not self._calling_off:
-            await self._wait(min(self._first, pause(self.age(), self._first)))
+        if self._is_new and not self._calling_off:
+            await self._wait(self._first)
         while True:
             if self._calling_off and not asked_to_end:
                 asked_to_end = isinstance(await self._wiring.cancel(batch_id), (RemoteBatch, Refused))
             found = await self._wiring.look(batch_id)
             if isinstance(found, RemoteBatch):
-                self._queue.admitted()
+                if found.status in ("in_progress", "finalizing", "completed"):
+                    self._queue.admitted()
                 trouble = denied = 0
                 await self._note(found)
                 if is_believed(found, before):
@@ -240,7 +244,7 @@ class Life:
         now = self._clock()
         if remote.status != self.status:
             self._since = self._named_at = now
-            self._say(remote.status, unheard_of(remote.status))
+            self._say(remote.status, unheard_of(remote.status) or why_failed(remote))
         self.kept = self.kept._replace(seen=remote)
         await self._wiring.see(self.kept.id, remote)
         expires_in = None if remote.expires_at is None else remote.expires_at - now
@@ -270,7 +274,7 @@ class Life:
     async def _take_in(self, remote: RemoteBatch | None) -> bool:
         """Settle what the batch did; False where it is to be submitted again, or looked at once more."""
         if remote is None:
-            self._wiring.tell(self.kept, "missing", "its server does not know it any more")
+            self._wiring.tell(self.kept, "missing", "its server does not know it any more: its rows are held")
             await self._wiring.settle_left(self.kept, "results_gone")
             await self._wiring.end(self.kept, "held")
             return True
@@ -306,7 +310,7 @@ class Life:
         kept = self.kept
         claims_work = remote.output_file_id is None and (remote.completed or 0) > 0
         if taken.output_gone or claims_work:
-            self._wiring.tell(kept, "results_gone", "it did work, and its results cannot be had")
+            self._wiring.tell(kept, "results_gone", "it did work, and its results are gone: held")
             await self._wiring.settle_left(kept, "results_gone")
         elif remote.status == "failed":
             # What others of its lines were spared is no fault of these: only what names a line fails that line.
@@ -333,7 +337,7 @@ class Life:
             return False
         until = self._clock() + pause_in_trouble(submission.attempt, self._first)
         submission = submission._replace(due=until)
-        self._wiring.tell(self.kept, "failed", f"it failed ({first.code}: {first.message}); once more")
+        self._wiring.tell(self.kept, "again", f"it goes again in {hours(until - self._clock())}, as it is")
         await self._wiring.keep(self.kept.id, submission)
         self.kept = self.kept._replace(submission=submission, seen=None)
         return True

@@ -27,6 +27,12 @@ _UNTOLD: Mapping[str, Reply] = MappingProxyType(
             ),
             Reply(
                 None,
+                fault="batch_unknown",
+                detail="whether its batch was created is not known, and this server does not tell: `runner retry RUN` asks "
+                "again, and may pay twice",
+            ),
+            Reply(
+                None,
                 fault="batch_expired",
                 detail="its batch expired before it was its turn",
                 sent=False,
@@ -72,6 +78,6 @@ def is_answer(line: ResultLine) -> bool:
 
 
 def untold(word: str) -> Reply:
-    """What stands for the reply to a line that no file tells of: unreported or results_gone, which may have been
-    executed, or batch_expired, batch_cancelled or batch_failed, which was not."""
+    """What stands for the reply to a line that no file tells of: unreported, results_gone or batch_unknown, which may
+    have been executed, or batch_expired, batch_cancelled or batch_failed, which was not."""
     return _UNTOLD[word]

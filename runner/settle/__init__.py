@@ -241,7 +241,7 @@ class Settler:
         for asked in tasks:
             attempts = asked.attempts + counted
             to = TaskState.READY
-            if ambiguous and (on_ambiguous == "hold" or one.finding.code == lines.RESULTS_GONE):
+            if ambiguous and (on_ambiguous == "hold" or one.finding.code in lines.HELD_FAULTS):
                 to = TaskState.HELD
                 self.tally.held += 1
             elif attempts >= retry.attempts or (ambiguous and on_ambiguous == "fail"):

@@ -10,8 +10,9 @@ from runner.settle.stops import in_short, stop_for
 BATCH = "batch"
 """The tier under which the answer to a line of a batch is stored and priced."""
 
-RESULTS_GONE = "results_gone"
-"""The code of lines that were executed, and whose results cannot be had: no policy asks, and pays, them again."""
+HELD_FAULTS = frozenset({"results_gone", "batch_unknown"})
+"""The codes of lines that were or may have been executed, and whose results cannot be had: no policy asks, and pays,
+them again."""
 
 _OWN_PRICES = frozenset({"flex", "priority", "fast"})
 

@@ -75,6 +75,7 @@ from runner.remote import (
 from runner.submission.record import (
     FILE_PREFIX,
     TOOL,
+    UNSENT,
     Do,
     Look,
     Stage,
@@ -86,9 +87,11 @@ from runner.submission.record import (
 
 __all__ = [
     "FILE_PREFIX",
+    "HORIZON",
     "QUARANTINE",
     "SOMEBODYS_TURN",
     "TOOL",
+    "UNSENT",
     "Do",
     "Look",
     "Protocol",

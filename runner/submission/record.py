@@ -28,6 +28,10 @@ class Stage(StrEnum):
     HELD = "held"
 
 
+UNSENT = (Stage.PLANNED, Stage.UPLOADING, Stage.SEEKING, Stage.UPLOADED, Stage.REFUSED)
+"""Where a submission stands as long as nothing of it can be in the account's queue."""
+
+
 class Do(Enum):
     """What the driver does next. Those from UPLOAD on ask the server, once, without any retry."""
 

@@ -26,4 +26,5 @@ bench: $(BIN)/pytest  ## what it costs: start-up, ingest, export, calls
 
 torture: $(BIN)/pytest  ## kills and full disks, for longer than CI does, and ten million histories of a submission
 	RUNNER_KILLS=500 $(BIN)/pytest tests/e2e/test_torture.py tests/e2e/test_torture_packs.py
+	RUNNER_KILLS=500 RUNNER_CROWDS=100 $(BIN)/pytest tests/e2e/test_batch_kills.py tests/e2e/test_batch_cron.py
 	RUNNER_HISTORIES=10000000 $(BIN)/pytest --dist=load tests/unit/test_submission.py tests/unit/test_submitting.py

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from runner.remote import Failure
+
 LONGEST_WAIT = 24 * 3600.0
 
 _NAMED = re.compile(r"\blimit:?\s+([\d,_]{1,20})\s*(?:enqueued)?", re.IGNORECASE)
@@ -62,6 +64,16 @@ class Queue:
     def admitted(self) -> None:
         """A batch of this model is at work: the next refusal waits no longer than the first."""
         self._refusals = 0
+
+
+def too_large(full: Full) -> Failure:
+    """Why a row fails for which alone an empty queue has no room."""
+    takes = "" if full.limit is None else f", which takes {full.limit:,} tokens"
+    return Failure(
+        "request_too_large",
+        f"this request alone is too large for the account's queue of batches{takes}: shorten it, or ask it with "
+        "`runner retry RUN --mode online`",
+    )
 
 
 def limit_in(message: str) -> int | None:

@@ -60,8 +60,8 @@ BEAT_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class Asking:
     """What an online dispatch needs to know. `budget` is in pico-dollars; `grace` and `deadline` in seconds;
-    `new_models` are those whose last day is to be looked up before the first call. `turn` says
-    how long it has where it is one way of several."""
+    `new_models` are those whose last day is to be looked up before the first call; `fresh` says that all is to be
+    asked, and paid, again. `turn` says how long it has where it is one way of several."""
 
     store: Store
     tenure: Tenure

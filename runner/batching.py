@@ -20,7 +20,8 @@ from runner import bulletin, loop
 from runner.amnesia import refuse_what_was_forgotten
 from runner.asking import BEAT_SECONDS, Asking, policy_of
 from runner.budget import Budget
-from runner.dispatch.batch_life import Life, Wiring
+from runner.dispatch.batch_life import Life
+from runner.dispatch.batch_wiring import Wiring
 from runner.dispatch.batches import Batches
 from runner.dispatch.patience import Patience
 from runner.dispatch.spool import spool_of
@@ -130,7 +131,9 @@ class _Dispatch:
                 if not self._provider.keeps_batches:
                     await self._give_up_the_gone()
                 elif self._batching.plans and not self._batching.calls_off:
-                    await refuse_what_was_forgotten(asking, self._api)
+                    await refuse_what_was_forgotten(
+                        asking, self._api, lambda words: self._emit({"event": "warning", "message": words})
+                    )
                 await self._drive()
                 if self._ended:
                     await call_off_twins(self._api, asking.store, asking.run.id, self._tell)

@@ -61,5 +61,5 @@ class Budget:
 
 
 def _refuse_negative(*amounts: int) -> None:
-    if any(amount < 0 for amount in amounts):
+    if min(amounts) < 0:
         raise ValueError(f"an amount of money below zero: {min(amounts)} pico-dollars")

@@ -37,7 +37,7 @@ def progress(
         "cost_usd": None if tally.unpriced and not tally.cost else usd(tally.cost),
         # What the standard way was found to allow, for a start after this one.
         "calls_per_second_allowed": (run.progress or {}).get("calls_per_second_allowed"),
-        "bound_by": "queue" if waits_for_room else "batches",
+        "bound_by": "queue" if waits_for_room or _is_queue_full(lives) else "batches",
         "held_for": 0.0,
         "held_because": "",
         "batches": [_batch(life) for life in lives],
@@ -48,7 +48,7 @@ def _batch(life: Life) -> dict[str, Any]:
     seen = life.kept.seen
     return {
         "batch": life.submission.batch_id or life.submission.shard,
-        "state": life.status,
+        "state": "queue_full" if life.waits_for_room else life.status,
         "lines": life.kept.lines,
         "done": None if seen is None else seen.completed,
         "age_seconds": round(life.age()),
@@ -62,8 +62,8 @@ def how_it_goes_on(lives: Sequence[Life], run_name: str, *, keeps_batches: bool)
         return "What is answered is kept; the same command goes on."
     if not keeps_batches:
         return (
-            f"{_count(len(out), 'batch ends', 'batches end')} with the simulator ({_rows(out):,} rows); what is answered "
-            "is kept, and the same command goes on."
+            f"{_count(len(out), 'batch ends', 'batches end')} with the simulator ({_rows(out):,} rows); what is "
+            "answered is kept, and the same command goes on."
         )
     return (
         f"{_count(len(out), 'batch goes', 'batches go')} on at the provider ({_rows(out):,} rows): the same command "
@@ -82,8 +82,13 @@ def what_is_out(lives: Sequence[Life], left: int) -> str:
             f"{_count(len(out), 'batch is', 'batches are')} out ({_rows(out):,} rows, the oldest for {hours(oldest)})"
         )
     if waiting:
-        parts.append(f"{waiting:,} rows wait")
+        room = " for room in the account's queue" if _is_queue_full(lives) else ""
+        parts.append(f"{_count(waiting, 'row waits', 'rows wait')}{room}")
     return f"Not finished: {' and '.join(parts)}. Run the same command again later; it goes on from here."
+
+
+def _is_queue_full(lives: Sequence[Life]) -> bool:
+    return any(life.waits_for_room for life in lives)
 
 
 def _rows(lives: Sequence[Life]) -> int:

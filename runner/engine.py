@@ -5,6 +5,7 @@ Every step leaves what it did in the store, so that any start, after any end of 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +17,7 @@ import orjson
 from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
+from runner.dispatch.spool import spool_of
 from runner.errors import LISTED_FAULTS, BadInput, LineFault, UsageError
 from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.files import MAX_LINE
@@ -25,7 +27,7 @@ from runner.preflight import new_models, refuse_boundless
 from runner.pricing import Prices
 from runner.report import summarise
 from runner.stop import Stop
-from runner.store import rows, runs, series, tasks, totals
+from runner.store import batches, rows, runs, series, tasks, totals
 from runner.store.database import Store, path_of
 from runner.store.locks import SeriesLock
 from runner.store.runs import Run
@@ -128,6 +130,12 @@ def recover(store: Store, tenure: Tenure, on_ambiguous: str, emit: Emit) -> None
     with store.write() as connection:
         series.fence(connection, tenure)
         found = tasks.recover(connection, series_id=tenure.series_id, to=to, error=error)
+        for one in batches.out(connection, tenure.series_id):
+            # It died between the last of its rows and the word that it has ended.
+            if not batches.left(connection, one.id, after_call=0, limit=1):
+                failed = one.seen is not None and one.seen.status == "failed"
+                batches.end(connection, [(one.id, "failed" if failed else "collected")])
+    shutil.rmtree(spool_of(store.path, tenure.series_id), ignore_errors=True)
     if found:
         emit({"event": "recovered", "tasks": found, "now": to.value})
 
@@ -227,6 +235,7 @@ def _ask(
             on_ambiguous=start.on_ambiguous,
             grace=start.grace,
             new_models=new_models(store, this, start.job),
+            fresh=start.fresh,
         )
         did = _answer(asking, start, stop, emit)
     with store.write() as connection:

@@ -14,7 +14,8 @@
     ├── NotFinished           75   what could be done now is done; batches are out, or rows wait
     ├── AccessRefused         77   no key, or the key or a permission was refused
     └── BadConfiguration      78   job file, price file, version
-        └── BadJob                 every fault of a job file at once
+        ├── BadJob                 every fault of a job file at once
+        └── BatchRefused           the server takes no such batch
 
 The text of an error is what its user reads: what happened, where, and what to do next.
 """
@@ -121,3 +122,7 @@ class BadConfiguration(RunnerError):
 
 class BadJob(BadConfiguration):
     """The job file has faults; each line of the message names one, with file, line and field."""
+
+
+class BatchRefused(BadConfiguration):
+    """The server takes no such batch, or has no Batch API at all. Nothing of the batch was executed."""

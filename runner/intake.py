@@ -13,7 +13,7 @@ import anyio
 import orjson
 
 from runner.api.batches import BatchApi, Downloaded
-from runner.dispatch.batch_life import TakenIn
+from runner.dispatch.batch_wiring import TakenIn
 from runner.dispatch.collecting import Collecting, Collection, forced_tool_of
 from runner.errors import AccessRefused, StoreUnusable
 from runner.job import Job
@@ -101,9 +101,12 @@ class Intake:
         collecting, settle = self._collecting(kept), self._settle(kept)
         async with self._one_at_a_time:
             for members in self._members(kept):
-                faults = [(one, of_line.get(one.call_id - kept.first_call + 1, of_all)) for one in members]
+                faults = [of_line.get(one.call_id - kept.first_call + 1, of_all) for one in members]
+                calls = collecting.calls_of(members)
                 ended = [
-                    (collecting.call_of(one), _refusal(fault)) for one, fault in faults if fault is not None
+                    (call, _refusal(fault))
+                    for call, fault in zip(calls, faults, strict=True)
+                    if fault is not None
                 ]
                 if ended:
                     _, on_disk = settle(ended)

@@ -6,6 +6,7 @@ takes hours: the pause grows with the batch's age, from the first one to `LONGES
 
 from __future__ import annotations
 
+from math import ceil
 from typing import NamedTuple
 
 from runner.remote import ENDED, RemoteBatch
@@ -85,7 +86,7 @@ def stands_still(status: str, *, for_seconds: float, expires_in: float | None, e
 def hours(seconds: float) -> str:
     """An age in words: 45 s, 12m, 3h05m, 2d04h."""
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{ceil(seconds)} s"
     minutes = int(seconds // 60)
     if minutes < 60:
         return f"{minutes}m"

@@ -173,6 +173,20 @@ def account_fault(batch: RemoteBatch) -> RunnerError | None:
     return None
 
 
+def why_failed(batch: RemoteBatch) -> str:
+    """What to say of a batch that failed as a whole; nothing of one that did not, or found no room in the queue."""
+    if batch.status != "failed":
+        return ""
+    if not batch.failures:
+        return "failed; its server gives no reason"
+    first, more = batch.failures[0], len(batch.failures) - 1
+    if failure_kind(first.code, first.message) == "queue_full":
+        return ""
+    line = "" if first.line is None else f", line {first.line:,} of its file"
+    others = f", and {more:,} more" if more else ""
+    return f"failed: {first.message[:_LONGEST].rstrip('.')} ({first.code}{line}{others})"
+
+
 def names_no_file(message: str) -> bool:
     """Whether a message says that the input file is not there."""
     said = message[:_LONGEST].lower()

@@ -11,6 +11,7 @@ from runner.pricing import usd
 from runner.store import totals as store_totals
 from runner.store.clock import moment
 from runner.store.database import Store
+from runner.store.reckoning import Reckoning, Tokens, reckon
 from runner.store.runs import Run
 from runner.sums import ONLINE, RowTotals, Sums, mode_of
 
@@ -22,6 +23,7 @@ def summarise(
     with store.read() as connection:
         attempts = store_totals.attempts(connection, run.id)
         again = store_totals.asked_again(connection, run.id)
+        reckoning = reckon(connection, run.id)
     paid = _sum([rows.paid, *again.values()])
     models = _joined(rows.by_model, [(model, sums) for (model, _), sums in again.items()])
     job_mode = str(run.job.get("mode", ONLINE))
@@ -71,6 +73,7 @@ def summarise(
             }
             for name, sums in (modes or {ONLINE: Sums()}).items()
         },
+        **({"batches": _batches(reckoning)} if reckoning.submitted else {}),
         "finish_reasons": dict(sorted(rows.finish_reasons.items())),
         "errors": dict(sorted(rows.error_codes.items(), key=lambda pair: (-pair[1], pair[0]))),
         "started_at": _time(started),
@@ -103,6 +106,18 @@ def _tokens(sums: Sums) -> dict[str, int]:
         "reasoning": sums.reasoning,
         "total": sums.total,
     }
+
+
+def _batches(reckoning: Reckoning) -> dict[str, Any]:
+    """How many batches there were, and by how much what they say of their usage differs from their rows' sum."""
+    differing = [one for one in reckoning.said if one.said != one.rows]
+    differs = None
+    if differing:
+        differs = {"batches": len(differing)} | {
+            name: sum(getattr(one.said, name) - getattr(one.rows, name) for one in differing)
+            for name in Tokens._fields
+        }
+    return {"count": reckoning.submitted, "usage_known": len(reckoning.said), "usage_differs": differs}
 
 
 def _money(sums: Sums) -> str | None:

@@ -18,7 +18,9 @@ from typing import Any
 
 from runner.asking import Asking, ask
 from runner.batching import Batching, batch
-from runner.provider import provider_of
+from runner.job import Job
+from runner.pricing import Prices
+from runner.provider import Provider, provider_of
 from runner.stop import Stop
 from runner.store import batches, runs, totals
 from runner.store.clock import moment
@@ -57,6 +59,32 @@ def schedule(
     return _Schedule(asking, quarantine, waits, stop, emit, clock).run()
 
 
+def has_flex(job: Job, prices: Prices) -> bool:
+    """Whether a job's rows can be asked at the flex price."""
+    # The requests of a file are sent as they are; a job that names a tier has chosen.
+    return (
+        job.endpoint in ("chat", "responses")
+        and job.model is not None
+        and "service_tier" not in job.request
+        and prices.has_tier(job.model, "flex")
+    )
+
+
+def takes_batches(job: Job, provider: Provider) -> bool:
+    """Whether a provider's batches take a job's rows, or may take those of a requests file."""
+    return job.endpoint is None or job.endpoint in provider.endpoints
+
+
+def switch_at(began: float, deadline: float, *, left: int, allowed: float | None) -> float:
+    """The time at which so many rows that are left must be asked at the standard price, to be done by the deadline.
+
+    Times are in seconds since 1970; the standard way is `allowed` so many rows a second, None where nothing is
+    known of it.
+    """
+    cancelling = min(CANCEL_SECONDS, (deadline - began) * PART_OF_THE_TIME)
+    return deadline - cancelling - MARGIN * left / max(LEAST_RATE, allowed or LEAST_RATE)
+
+
 class _Schedule:
     def __init__(
         self,
@@ -75,13 +103,17 @@ class _Schedule:
         self._clock = clock
         began = moment(asking.run.created_at)
         assert asking.job.deadline is not None
+        self._began = began.timestamp()
         self._deadline = asking.job.deadline.at(began).timestamp()
-        self._cancelling = min(CANCEL_SECONDS, (self._deadline - began.timestamp()) * PART_OF_THE_TIME)
         self._allowed = (asking.run.progress or {}).get("calls_per_second_allowed")
         self._did: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        if self._left() and self._has_flex() and self._clock() < self._switch_at():
+        if (
+            self._left()
+            and has_flex(self._asking.job, self._asking.prices)
+            and self._clock() < self._switch_at()
+        ):
             self._tell("flex", "at the batch price, without the wait")
             self._ask(Turn("flex", until=self._switch_at()), deadline=PATIENT)
         if self._is_worth_a_probe():
@@ -101,20 +133,10 @@ class _Schedule:
             self._ask(Turn())
         return self._did
 
-    def _has_flex(self) -> bool:
-        job = self._asking.job
-        # The requests of a file are sent as they are; a job that names a tier has chosen.
-        return (
-            job.endpoint in ("chat", "responses")
-            and job.model is not None
-            and "service_tier" not in job.request
-            and self._asking.prices.has_tier(job.model, "flex")
-        )
-
     def _takes_batches(self) -> bool:
-        account, job = self._asking.account, self._asking.job
+        account = self._asking.account
         provider = provider_of(account.provider, account.address.is_azure, account.api_version is not None)
-        return job.endpoint is None or job.endpoint in provider.endpoints
+        return takes_batches(self._asking.job, provider)
 
     def _is_worth_a_probe(self) -> bool:
         return self._allowed is None and self._left() >= WORTH_A_PROBE and not self._is_out()
@@ -123,9 +145,7 @@ class _Schedule:
         return self._is_out() or self._clock() < self._switch_at()
 
     def _switch_at(self) -> float:
-        """The time at which what is left must be asked at the standard price, to be done by the deadline."""
-        rate = max(LEAST_RATE, self._allowed or LEAST_RATE)
-        return self._deadline - self._cancelling - MARGIN * self._left() / rate
+        return switch_at(self._began, self._deadline, left=self._left(), allowed=self._allowed)
 
     def _ask(self, turn: Turn, *, deadline: float = 600.0) -> None:
         did = ask(replace(self._asking, turn=turn, deadline=deadline), stop=self._stop, emit=self._emit)

@@ -28,17 +28,20 @@ class Bound(StrEnum):
     INPUTS = "inputs"
     TOKENS = "tokens"
     COST = "cost"
+    DISK = "disk"
 
 
 class Bounds(NamedTuple):
     """The most that a shard may hold. `bytes` counts the whole file, each line with its newline; `inputs` are texts
-    to embed; `tokens` are those of its prompts and `cost` its worst case in pico-dollars, None without a bound."""
+    to embed; `tokens` are those of its prompts, `cost` is its worst case in pico-dollars, and `disk` the bytes that may
+    lie here until they are uploaded, None without a bound."""
 
     requests: int = 50_000
     bytes: int = 200_000_000
     inputs: int = 50_000
     tokens: int | None = None
     cost: int | None = None
+    disk: int | None = None
 
 
 class Filling:
@@ -53,11 +56,13 @@ class Filling:
 
     def take(self, size: int, *, inputs: int, tokens: int, cost: int | None) -> Bound | None:
         """Add a line of so many bytes, its newline included, or say which bound it would pass."""
-        most_requests, most_bytes, most_inputs, most_tokens, most_cost = self.bounds
+        most_requests, most_bytes, most_inputs, most_tokens, most_cost, most_disk = self.bounds
         if self.requests >= most_requests:
             return Bound.REQUESTS
         if self.size + size > most_bytes:
             return Bound.BYTES
+        if most_disk is not None and self.size + size > most_disk:
+            return Bound.DISK
         if self.inputs + inputs > most_inputs:
             return Bound.INPUTS
         if most_tokens is not None and self.tokens + tokens > most_tokens:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +18,16 @@ from runner.store.database import Store, path_of
 from runner.store.locks import SeriesLock
 from runner.store.runs import Run
 from runner.store.series import Identity
-from runner.submission import Stage
+from runner.submission import UNSENT, Stage
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-UNSENT = (Stage.PLANNED, Stage.UPLOADING, Stage.SEEKING, Stage.UPLOADED, Stage.REFUSED)
-"""Where nothing of a batch can be at work at the provider."""
+Clock = Callable[[], float]
+"""Tells the seconds since 1970."""
 
 
-def all_runs(store_url: str, limit: int) -> list[dict[str, Any]]:
+def all_runs(store_url: str, limit: int, *, clock: Clock = time.time) -> list[dict[str, Any]]:
     """The newest runs, newest first."""
     with Store.read_only(store_url) as store, store.read() as connection:
         return [
@@ -36,13 +36,14 @@ def all_runs(store_url: str, limit: int) -> list[dict[str, Any]]:
                 series.identity_of(connection, run.series_id),
                 path_of(store_url),
                 _out(connection, run),
+                clock(),
             )
             for run in runs.newest(connection, limit)
         ]
 
 
-def one_run(store_url: str, run_name: str) -> dict[str, Any]:
-    """One run with its calls, its commonest errors, and what to do next."""
+def one_run(store_url: str, run_name: str, *, clock: Clock = time.time) -> dict[str, Any]:
+    """One run with its calls, its batches, its commonest errors, and what to do next."""
     with Store.read_only(store_url) as store, store.read() as connection:
         run = runs.find(connection, run_name)
         identity = series.identity_of(connection, run.series_id)
@@ -54,12 +55,13 @@ def one_run(store_url: str, run_name: str) -> dict[str, Any]:
         errors = totals.commonest_errors(connection, run.id)
         out = _out(connection, run)
         ended = Counter(one.result for one in batches.of_run(connection, run.id) if one.result)
-    short = _short(run, identity, path_of(store_url), out)
+    now = clock()
+    short = _short(run, identity, path_of(store_url), out, now)
     if not finished:
         short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0)}
     progress = run.progress or {}
     running = short["state"] == "running"
-    told = [_batch(run, one) for one in out]
+    told = [_batch(run, one, now) for one in out]
     return {
         **short,
         "provider": identity.provider,
@@ -90,13 +92,13 @@ def _out(connection: Connection, run: Run) -> list[Kept]:
     return [one for one in batches.out(connection, run.series_id) if one.run_id == run.id]
 
 
-def _short(run: Run, identity: Identity, store_path: Path, out: Sequence[Kept]) -> dict[str, Any]:
+def _short(run: Run, identity: Identity, store_path: Path, out: Sequence[Kept], now: float) -> dict[str, Any]:
     state = run.state.value
     holder = None
     if run.state in (RunState.ACTIVE, RunState.INGESTING):
         holder = SeriesLock(store_path, identity.digest).holder()
         # What waits goes on by itself, what is paused does not.
-        waits = any(_is_sent(one) or one.submission.due > time.time() for one in out)
+        waits = any(_is_sent(one) or one.submission.due > now for one in out)
         state = "running" if holder is not None else "waiting" if waits else "paused"
     summary = run.summary or {}
     counted = summary.get("rows", {})
@@ -126,22 +128,23 @@ def _is_sent(batch: Kept) -> bool:
     return batch.submission.stage not in UNSENT
 
 
-def _batch(run: Run, batch: Kept) -> dict[str, Any]:
-    """A batch that is out. `age_seconds` is since it was submitted, or planned; `waits_until` the time of the next
-    try of one that is not submitted; `odd` says what is not as usual."""
+def _batch(run: Run, batch: Kept, now: float) -> dict[str, Any]:
+    """A batch that has not ended; `sent` if it is at the provider, or may be. `age_seconds` is since it was submitted,
+    or planned; `waits_until` the time of the next try of one that is not submitted; `odd` says what is not as usual."""
     submission, seen = batch.submission, batch.seen
-    age = max(0.0, time.time() - (batch.submitted_at or batch.created_at) / 1_000_000)
-    due = submission.due if not _is_sent(batch) and submission.due > time.time() else None
+    age = max(0.0, now - (batch.submitted_at or batch.created_at) / 1_000_000)
+    due = submission.due if not _is_sent(batch) and submission.due > now else None
     return {
         "batch": submission.batch_id or submission.shard,
         "run": batch.run_name,
         "model": batch.model,
         "state": _state(run, batch, waits=due is not None),
+        "sent": _is_sent(batch),
         "lines": batch.lines,
-        "done": None if seen is None else seen.completed,
+        "done": None if seen is None or not _is_sent(batch) else seen.completed,
         "age_seconds": round(age),
         "waits_until": None if due is None else f"{moment(round(due * 1_000_000)):%Y-%m-%dT%H:%M:%SZ}",
-        "odd": _odd(batch, age),
+        "odd": _odd(batch, age, now),
     }
 
 
@@ -154,7 +157,7 @@ def _state(run: Run, batch: Kept, *, waits: bool) -> str:
     return batch.submission.stage.value if batch.seen is None else batch.seen.status
 
 
-def _odd(batch: Kept, age: float) -> str | None:
+def _odd(batch: Kept, age: float, now: float) -> str | None:
     """What is odd about a batch; None where nothing is."""
     submission, seen = batch.submission, batch.seen
     if submission.stage in (Stage.SENDING, Stage.UNKNOWN, Stage.FENCING, Stage.FENCED):
@@ -167,7 +170,7 @@ def _odd(batch: Kept, age: float) -> str | None:
     odd = stands_still(
         seen.status,
         for_seconds=age if seen.status not in ("finalizing", "cancelling") else 0.0,
-        expires_in=None if seen.expires_at is None else seen.expires_at - time.time(),
+        expires_in=None if seen.expires_at is None else seen.expires_at - now,
         expires=seen.expires_at is not None,
     )
     return odd or unheard_of(seen.status) or None
@@ -184,8 +187,8 @@ def _next(run: Run, short: Mapping[str, Any], left: int, held: int, out: Sequenc
         if all(one["waits_until"] for one in out):
             return f"{goes_on} submits what waits, from {out[0]['waits_until']} on."
         return (
-            f"{goes_on} takes in what the batches have done, and waits for the others (with --no-wait it does not); "
-            f"`runner cancel {run.name}` calls them off."
+            f"The batches go on at the provider. {goes_on} takes in what they have done; `runner cancel {run.name}` "
+            "calls them off."
         )
     if held:
         return f"`runner retry {run.name}` asks the held rows again; they may have been charged."

@@ -36,12 +36,14 @@ from runner.store.writer import GroupWriter
 from runner.submission import Stage, Submission, mark_of
 from runner.tokens import Estimates
 
-ROOM_BYTES = 2 * 200_000_000
-"""What the disk must take before a shard is written: its file, and the rewriting of its order."""
+PART_OF_THE_DISK = 4
+"""A shard may take one part in so many of what the disk has room for: its order is written anew, and its results
+follow."""
 
 
 class Stowage:
-    """Plans the shards of one run. `lives` are the batches that are out; `folder` is where files wait for upload."""
+    """Plans the shards of one run. `lives` are the batches that are out; `folder` is where files wait for upload. What
+    no batch takes fails or, where it `leaves` that to another way of asking, is left: `left_some` says so."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Stowage:
         writer: GroupWriter,
         folder: Path,
         lives: Callable[[], Sequence[Life]],
+        leaves: bool = False,
     ) -> None:
         self._asking = asking
         self._provider = provider
@@ -64,6 +67,8 @@ class Stowage:
         self._files: dict[int, Path] = {}
         self._expanded = False
         self.base64 = True
+        self._leaves = leaves
+        self.left_some = False
         self._shards = Shards(
             asking.store,
             asking.run.id,
@@ -72,18 +77,25 @@ class Stowage:
             urls=provider.endpoints,
             folder=folder,
             estimates=Estimates(),
+            leaves=leaves,
         )
         self._mark = mark_of(asking.run.meaning, asking.run.fingerprint.sha256)
         with asking.store.read() as connection:
-            self._account = series.identity_of(connection, asking.tenure.series_id).account
+            identity = series.identity_of(connection, asking.tenure.series_id)
+        self._account, self._series = identity.account, identity.mark
 
     async def plan(self) -> Kept | Room:
         """The next shard, kept in the store, or why there is none."""
         full: set[Group] = set()
+        left: set[Group] = set()
         while True:
-            group = await asyncio.to_thread(self._next_group, frozenset(full))
+            group = await asyncio.to_thread(self._next_group, frozenset(full | left))
             if group is None:
+                self.left_some = bool(left)
                 return await self._nothing_to_plan(full=bool(full))
+            if self._leaves and group.endpoint not in self._provider.endpoints:
+                left.add(group)
+                continue
             if not self._has_room(group):
                 full.add(group)
                 continue
@@ -100,6 +112,8 @@ class Stowage:
                 return await self._keep_new(written)
             if written.stopped_by is Bound.TOKENS:
                 full.add(group)
+            elif self._leaves and written.stopped_by is None:
+                left.add(group)
             elif not written.refused:
                 return self._no_room(written)
 
@@ -123,11 +137,6 @@ class Stowage:
         return self.queue(model).room(self._enqueued(model))
 
     def _bounds(self, group: Group) -> Bounds:
-        if self._asking.store.room() < ROOM_BYTES:
-            raise DiskFull(
-                f"The disk of the store {self._asking.store.path} has no room for a batch's file. What is answered is "
-                "kept. Free some space and run the same command again."
-            )
         provider = self._provider
         return Bounds(
             requests=provider.most_requests,
@@ -135,19 +144,22 @@ class Stowage:
             inputs=provider.most_inputs,
             tokens=self._tokens(group.model),
             cost=self._budget.left,
+            disk=self._asking.store.room() // PART_OF_THE_DISK,
         )
 
     async def _nothing_to_plan(self, *, full: bool) -> Room:
         with self._asking.store.read() as connection:
             due = tasks.next_due(connection, self._asking.run.id)
-        if due is None:
-            return Room()
-        if full:
+        if full and due is not None:
             return Room(until=time.time() + self._asking.job.batch.queue_wait, full=True)
+        if due is None or self.left_some:
+            return Room()
         return Room(until=max(due / 1_000_000, time.time() + 0.05))
 
     def _no_room(self, nothing: Nothing) -> Room:
         """Why the first line of a group fits in no shard now."""
+        if nothing.stopped_by is Bound.DISK:
+            return Room(error=self._disk_full())
         if nothing.stopped_by is not Bound.COST:
             return Room(until=None if nothing.due_in is None else time.time() + nothing.due_in)
         assert self._budget.limit is not None
@@ -157,6 +169,12 @@ class Stowage:
             "are out. Raise --budget, or allow fewer output tokens, then run the same command again."
         )
         return Room(error=BudgetReached(words))
+
+    def _disk_full(self) -> DiskFull:
+        return DiskFull(
+            f"The disk of the store {self._asking.store.path} has no room for a batch's file. What is answered is kept. "
+            "Free some space and run the same command again."
+        )
 
     async def _keep_new(self, written: Written) -> Kept:
         run = self._asking.run
@@ -172,7 +190,7 @@ class Stowage:
             lines=len(written.lines),
             size=written.size,
             tokens=written.tokens,
-            submission=Submission(shard, written.sha256, run=run.name, mark=self._mark),
+            submission=Submission(shard, written.sha256, run=run.name, mark=self._mark, series=self._series),
         )
         [number] = await self._writer.submit(batches.plan, [(new, written.lines)])
         self._files[number] = written.path

@@ -9,6 +9,7 @@ first two blocks, which install, are run by `tests/e2e/test_install.py` and by `
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -301,7 +302,7 @@ def test_the_rooms_are_those_of_the_import_contracts() -> None:
 
     assert first_cells(section("How it works"))[:1] == ["__main__"]
     rooms = re.findall(r"^\| `(\w+)` \|", section("How it works"), re.MULTILINE)
-    assert rooms == [room for layer in layers for room in layer.split(" | ")]
+    assert rooms == [room.strip("()") for layer in layers for room in layer.split(" | ")]
 
 
 def test_the_states_are_drawn_as_in_the_model() -> None:
@@ -310,27 +311,54 @@ def test_the_states_are_drawn_as_in_the_model() -> None:
     def drawing(first: str, text: str) -> list[str]:
         lines = [line.strip() for line in text.split("\n")]
         at = next(number for number, line in enumerate(lines) if line.startswith(first))
-        return [re.sub(r"\s+", " ", line) for line in lines[at : at + 3]]
+        end = next(number for number, line in enumerate(lines) if number > at and line in ("", "```"))
+        return [re.sub(r"\s+", " ", line) for line in lines[at:end]]
 
     for first in ("READY ", "INGESTING "):
         assert drawing(first, section("Words")) == drawing(first, str(model.__doc__))
 
 
-def test_each_event_of_json_is_documented_with_its_fields() -> None:
-    text = section("Progress, and `--json`")
-    emitted = {
-        name
-        for path in (ROOT / "runner").rglob("*.py")
-        for name in re.findall(r'"event": "(\w+)"', path.read_text())
-    }
+def test_each_state_of_a_batch_is_drawn() -> None:
+    from runner.polling import _UNDER_WAY
+    from runner.remote import ENDED
+    from runner.submission import Stage
 
-    assert emitted
-    assert emitted <= set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
-    progress = (
-        (ROOT / "runner" / "asking.py").read_text().split('"event": "progress",', 1)[1].split("}", 1)[0]
-    )
+    drawn = set(re.findall(r"\w+", section("Batches")))
+    # These two end it here: what they mean is told in the table of what goes wrong.
+    ours = {stage.value for stage in Stage} - {"seeking", "refused"}
+    assert ours | ENDED | _UNDER_WAY <= drawn
+
+
+def emitted() -> Iterator[tuple[str, set[str]]]:
+    """The events that the code emits, each with its fields."""
+    for path in (ROOT / "runner").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Dict):
+                fields = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+                if "event" in fields:
+                    name = node.values[fields.index("event")]
+                    if isinstance(name, ast.Constant):
+                        yield str(name.value), {str(one) for one in fields if one not in (None, "event")}
+
+
+def test_each_event_of_json_is_documented_with_its_fields() -> None:
+    table = re.findall(r"^\| (`.+?) \| (.+) \|$", section("Progress, and `--json`"), re.MULTILINE)
+    rows = {name: text for names, text in table for name in re.findall(r"`(\w+)`", names)}
+    found = list(emitted())
+
+    assert {name for name, _ in found} == set(rows)
+    for name, fields in found:
+        assert [field for field in fields if f"`{field}`" not in rows[name]] == [], name
+
+
+def test_each_field_that_tells_of_a_batch_is_documented() -> None:
+    tree = ast.parse((ROOT / "runner" / "bulletin.py").read_text())
+    [batch] = [one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "_batch"]
+    [told] = [one for one in ast.walk(batch) if isinstance(one, ast.Dict)]
+    text = section("Progress, and `--json`")
+
     assert [
-        name for name in re.findall(r'^\s+"(\w+)":', progress, re.MULTILINE) if f"`{name}`" not in text
+        key.value for key in told.keys if isinstance(key, ast.Constant) and f"`{key.value}`" not in text
     ] == []
 
 

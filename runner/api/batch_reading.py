@@ -58,12 +58,10 @@ def said_no(
     error = error_of(reply.body)
     said = described(reply.body) or "no reason given"
     message = f"{origin} answered {asked} with HTTP {status}: {said}"
+    if 300 <= status < 400:
+        message = f"{origin} answered {asked} with HTTP {status}: it sends us elsewhere. Check the base URL"
     why = _why(status, error, operation, reply.body)
     if why is None:
-        if 300 <= status < 400:
-            message = (
-                f"{origin} answered {asked} with HTTP {status}: it sends us elsewhere. Check the base URL"
-            )
         return Unclear(message)
     wait = 0.0
     if why in (Why.NOT_NOW, Why.QUEUE_FULL):

@@ -118,7 +118,7 @@ def _print_json(found: Found, chosen: list[Leftover], still_there: dict[str, Run
         "failed": {name: str(error) for name, error in still_there.items()},
         "unmatched": [{"path": str(path), "bytes": size} for path, size in found.unmatched],
     }
-    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2))
+    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
 
 
 def _count(count: int) -> str:

@@ -101,6 +101,23 @@ def account_options(command: Decorated) -> Decorated:
     return address_options(prices(command))
 
 
+def mode_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--mode",
+        type=click.Choice(["online", "batch", "auto"]),
+        help="online: as fast as the limits allow. batch: the Batch API, at half price, within a day. "
+        "auto: the cheapest way to be done by --deadline. [default: the job's, or online]",
+    )(command)
+
+
+def deadline_option(command: Decorated) -> Decorated:
+    return click.option(
+        "--deadline",
+        metavar="WHEN",
+        help="For auto: a duration from the run's beginning, or a time of day with its zone.",
+    )(command)
+
+
 def quarantine_option(command: Decorated) -> Decorated:
     return click.option(
         "--quarantine",
@@ -126,17 +143,10 @@ def handling_options(command: Decorated) -> Decorated:
     for option in reversed(
         [
             click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the output goes."),
-            click.option(
-                "--mode",
-                type=click.Choice(["online", "batch", "auto"]),
-                help="online: as fast as the limits allow. batch: the Batch API, at half price, within a day. "
-                "auto: the cheapest way to be done by --deadline. [default: online]",
-            ),
+            mode_option,
             click.option("--budget", type=Money(), help="Most that may be spent, in USD; never overshot."),
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),
-            click.option(
-                "--deadline", metavar="WHEN", help="For auto: a duration, or a time of day with zone."
-            ),
+            deadline_option,
             click.option(
                 "--poll", type=Duration(), help="First pause between polls of a batch. [default: 30s]"
             ),
@@ -171,7 +181,9 @@ def handling_options(command: Decorated) -> Decorated:
             ),
             grace_option,
             click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on standard error."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress, only errors."),
+            click.option(
+                "-q", "--quiet", is_flag=True, help="No progress, only errors; nothing when it ends with 75."
+            ),
         ]
     ):
         command = option(command)

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from runner.cli import printable
+from runner.cli.closing import closing
 from runner.errors import BadInput, RunnerError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from runner.engine import Finished
 
 PLAIN_SECONDS = 30.0
+BATCH_SECONDS = 600.0
+"""How often a plain line tells of batches, whose changes have lines of their own."""
 
 
 class Reporter(Protocol):
@@ -108,7 +110,7 @@ class PlainLines:
 
     def emit(self, event: dict[str, Any]) -> None:
         if event["event"] in ("progress", "ingesting"):
-            if time.monotonic() - self._said_at < PLAIN_SECONDS:
+            if time.monotonic() - self._said_at < (BATCH_SECONDS if "batches" in event else PLAIN_SECONDS):
                 return
             self._said_at = time.monotonic()
         text = sentence(event)
@@ -195,7 +197,7 @@ def sentence(event: dict[str, Any]) -> str:
         case "batch":
             return _batch(event)
         case "way":
-            return f"{_WAYS[event['way']]}: {event['rows']:,} rows, {event['message']}."
+            return f"{_WAYS[event['way']]}: {_rows(event['rows'])}, {event['message']}."
         case "stopping" if not event["in_flight"]:
             return f"Stopping ({event['reason']}): no call is in flight."
         case "stopping":
@@ -215,47 +217,23 @@ _TOLD_STATES = {
     "unknown": "no answer tells whether it was created: looking for it before it may be submitted again",
     "completed": "completed",
     "expired": "expired; what it did is kept, the rest is asked again",
+    "cancelling": "being cancelled",
     "cancelled": "cancelled; what it did is kept",
-    "failed": "failed",
 }
 
 
 def _batch(event: dict[str, Any]) -> str:
     """What has become of a batch; empty for the steps between."""
     told = event["message"] or _TOLD_STATES.get(event["state"], "")
-    return f"Batch {printable(event['batch'])} ({event['lines']:,} rows): {printable(told)}." if told else ""
+    return f"Batch {printable(event['batch'])} ({_rows(event['lines'])}): {printable(told)}." if told else ""
 
 
-def closing(run: str, summary: dict[str, Any], output: Path, *, did_nothing: bool = False) -> list[str]:
-    """The last lines of a start: what the run came to, and where its output is."""
-    rows, cost = summary["rows"], summary["cost_usd"]
-    parts = [f"{rows['ok']:,} of {rows['in']:,} rows answered"]
-    parts += [f"{rows[name]:,} {name}" for name in ("failed", "invalid", "skipped") if rows[name]]
-    nothing = "Nothing to do: " if did_nothing else ""
-    lines = [f"{nothing}{', '.join(parts)}. {summary['tokens']['total']:,} tokens, {money(cost)}."]
-    if summary["errors"]:
-        common = ", ".join(f"{code} ({count:,})" for code, count in list(summary["errors"].items())[:5])
-        again = f" `runner retry {run}` tries the failed rows again." if rows["failed"] else ""
-        lines.append(f"Failures: {printable(common)}.{again}")
-    lines.append(f"Output: {output}")
-    return lines
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _closing_of(finished: Finished) -> list[str]:
     return closing(finished.run, finished.summary, finished.output, did_nothing=finished.did_nothing)
-
-
-def money(cost: dict[str, Any]) -> str:
-    """What a run has cost, in a few words."""
-    text = "cost unknown (no price for the model)" if cost["total"] is None else f"${cost['total']}"
-    extras = []
-    if cost["reused"] not in (None, "0"):
-        extras.append(f"${cost['reused']} reused")
-    if cost["at_risk"] not in (None, "0"):
-        extras.append(f"up to ${cost['at_risk']} at risk")
-    if cost["total"] is not None and cost["unknown_price_rows"]:
-        extras.append(f"{cost['unknown_price_rows']:,} rows without a price")
-    return text + (f" ({', '.join(extras)})" if extras else "")
 
 
 def _out(batches: list[dict[str, Any]]) -> str:
@@ -264,7 +242,7 @@ def _out(batches: list[dict[str, Any]]) -> str:
         return "no batch out"
     oldest = max(batches, key=lambda one: one["age_seconds"])
     done = "" if oldest["done"] is None else f", {oldest['done']:,} of {oldest['lines']:,} done"
-    state = f"{printable(oldest['state'])} for {_seconds(oldest['age_seconds'])}{done}"
+    state = f"{printable(oldest['state'])}, {_seconds(oldest['age_seconds'])} old{done}"
     return (
         f"1 batch out ({state})" if len(batches) == 1 else f"{len(batches)} batches out (the oldest {state})"
     )

@@ -13,7 +13,7 @@ from runner.cli.account import account_of, check_same_account, identity_of, pric
 from runner.cli.options import Size, account_options, handling_options, job_of, store_option, store_url
 from runner.cli.signals import signals
 from runner.cli.stdin import standard_input
-from runner.errors import RunnerError, SeriesLocked, UsageError
+from runner.errors import NotFinished, RunnerError, SeriesLocked, UsageError
 
 if TYPE_CHECKING:
     from runner.api.account import Account
@@ -105,12 +105,15 @@ def start_run(
         except SeriesLocked as locked:
             if options["if_locked"] == "error":
                 raise
-            report.emit({"event": "warning", "message": str(locked)})
+            if options["as_json"] or not options["quiet"]:
+                report.emit({"event": "warning", "message": str(locked)})
             ctx.exit(0)
         except RunnerError as error:
-            if not isinstance(report, JsonLines):
+            if isinstance(report, JsonLines):
+                report.stopped(error)
+            elif not (options["quiet"] and isinstance(error, NotFinished)):
+                # What is as it should be is no error, and cron mails all that is said.
                 raise
-            report.stopped(error)
             ctx.exit(error.exit_code)
         report.finished(finished)
     ctx.exit(finished.exit_code)

@@ -40,7 +40,7 @@ def export_command(
 
     RUN is a run's id, a unique beginning of it, or `last`.
     """
-    from runner.cli.progress import closing
+    from runner.cli.closing import closing
     from runner.keeping import export_again
 
     run, summary, where = export_again(

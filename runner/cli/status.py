@@ -90,7 +90,13 @@ def _batches(run: dict[str, Any]) -> list[str]:
     out, ended = run["batches"], run["batches_ended"]
     if not out and not ended:
         return []
-    parts = [f"{len(out):,} out ({sum(one['lines'] for one in out):,} rows)"] if out else []
+    parts = []
+    for sent, words in ((True, "out"), (False, "not submitted yet")):
+        some = [one["lines"] for one in out if one["sent"] is sent]
+        parts += [f"{len(some):,} {words} ({_rows(sum(some))})"] if some else []
+    waiting = run["left"] - sum(one["lines"] for one in out)
+    if out and waiting > 0:
+        parts.append(f"{_rows(waiting)} in none yet")
     parts += [f"{count:,} {result}" for result, count in ended.items()]
     lines = [f"Batches   {', '.join(parts)}"]
     for one in out[:SHOWN]:
@@ -109,11 +115,15 @@ def _batch(run: dict[str, Any], one: dict[str, Any]) -> str:
         parts.append(f"next try at {one['waits_until']}")
     else:
         parts.append(f"{hours(one['age_seconds'])} old")
-    rows = f"{one['lines']:,} row{'' if one['lines'] == 1 else 's'}"
+    rows = _rows(one["lines"])
     parts.append(rows if one["done"] is None else f"{one['done']:,} of {rows} done")
     if one["run"] != run["run"]:
         parts.append(f"of the earlier run {one['run']}")
     return ", ".join(parts)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _cut(text: str, width: int) -> str:

@@ -10,14 +10,13 @@ Whatever happens, the store knows how far it is: a life that is cut off is taken
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
 
-from runner.admission import Full, Queue, too_large
+from runner.admission import Queue, too_large
+from runner.dispatch.batch_wiring import TakenIn, Wiring
 from runner.dispatch.patience import Patience
-from runner.dispatch.submitting import BytesGone, Stepped
-from runner.errors import AccessRefused, RunnerError
+from runner.dispatch.submitting import BytesGone
+from runner.errors import AccessRefused, BatchRefused
 from runner.polling import (
     MISSING,
     Look,
@@ -37,38 +36,11 @@ MOST_FAILURES = 3
 """How often a shard is submitted whose batch fails as a whole, for a reason that may pass."""
 
 MOST_DENIALS = 3
+WORTH_A_WORD = 3
+"""How often something must have failed in a row before the user is told."""
+
 CONFIRM = 1.0
 """Seconds until the second look at a batch that says that it has ended, and names no file."""
-
-
-class TakenIn(NamedTuple):
-    """What came of the files of a batch. `settled` counts the lines that they tell of, at any time, and `left` the
-    others; `waits` says that a file could not be had this time, `output_gone` that the answers never will."""
-
-    settled: int = 0
-    left: int = 0
-    waits: bool = False
-    output_gone: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What a life does its work by. `beside` tells how many tokens others of ours have enqueued, `tell` the user
-    what there is to know: the batch, a word, and a sentence where the word does not say it all."""
-
-    step: Callable[[int, Submission, str], Awaitable[Stepped]]
-    look: Callable[[str], Awaitable[RemoteBatch | Refused | Unclear]]
-    cancel: Callable[[str], Awaitable[RemoteBatch | Refused | Unclear]]
-    keep: Callable[[int, Submission], Awaitable[object]]
-    see: Callable[[int, RemoteBatch], Awaitable[object]]
-    take_in: Callable[[Kept, RemoteBatch], Awaitable[TakenIn]]
-    settle_left: Callable[[Kept, str], Awaitable[object]]
-    fail_lines: Callable[[Kept, tuple[Failure, ...]], Awaitable[object]]
-    dissolve: Callable[[Kept], Awaitable[object]]
-    end: Callable[[Kept, str], Awaitable[object]]
-    beside: Callable[[Kept], int]
-    learn: Callable[[Kept, Full], Awaitable[object]]
-    tell: Callable[[Kept, str, str], None]
 
 
 class Life:
@@ -141,9 +113,10 @@ class Life:
             if self.submission.stage is Stage.REFUSED:
                 words = self.submission.words
                 await self._wiring.dissolve(self.kept)
-                raise RunnerError(
-                    f"The Batch API refused a batch of {self.kept.lines:,} requests for {self.kept.model}: {words}. "
-                    "Nothing of it was executed; its rows wait. Mend the job, or use --mode online."
+                raise BatchRefused(
+                    f"A batch of {self.kept.lines:,} requests for {self.kept.model} was refused: {words}. Nothing of it "
+                    "was executed, and its rows wait. Ask them with --mode online, or correct the job or the base URL; "
+                    "then run the same command again."
                 )
             try:
                 url = self._provider.endpoints[self.kept.endpoint]
@@ -158,6 +131,9 @@ class Life:
                     await self._wiring.dissolve(self.kept)
                     return False
             elif stepped.until is not None:
+                if stepped.trouble and self.submission.tries >= WORTH_A_WORD:
+                    in_ = hours(stepped.until - self._clock())
+                    self._wiring.tell(self.kept, "unsent", f"{stepped.trouble}; again in {in_}")
                 await self._patience.until(stepped.until, self.poke)
         return True
 
@@ -234,7 +210,7 @@ class Life:
                 wait = pause_in_trouble(trouble - 1, min(self._first, 30.0))
                 if isinstance(found, Refused):
                     wait = max(wait, found.wait)
-                if trouble >= 3:
+                if trouble >= WORTH_A_WORD:
                     self._wiring.tell(
                         self.kept, "unseen", f"looking at it has failed {trouble} times: {found.message}"
                     )

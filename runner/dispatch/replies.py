@@ -28,8 +28,8 @@ _UNTOLD: Mapping[str, Reply] = MappingProxyType(
             Reply(
                 None,
                 fault="batch_unknown",
-                detail="whether its batch was created is not known, and this server does not tell: `runner retry RUN` asks "
-                "again, and may pay twice",
+                detail="whether its batch was created is not known, and this server does not tell: `runner retry RUN` "
+                "asks again, and may pay twice",
             ),
             Reply(
                 None,

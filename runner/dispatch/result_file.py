@@ -19,6 +19,7 @@ MAX_LINE = 256 * 2**20
 _UTF8_MARK = b"\xef\xbb\xbf"
 _HEAD = 2**16
 _BLOCK = 2**20
+_BUFFER = 2**18
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
 
@@ -31,23 +32,59 @@ class LongLine(NamedTuple):
     head: bytes
 
 
-def result_lines(path: Path, max_line: int = MAX_LINE) -> Iterator[bytes | LongLine]:
-    """The lines of a file, which end at a line feed alone, without it; the last may have none. Blank lines and byte
-    order marks are left out. Raises StoreUnusable."""
-    try:
-        with path.open("rb") as file:
-            while line := file.readline(max_line):
-                if len(line) == max_line and line[-1] != 0x0A:
-                    yield _long_line(path, file, line)
+class ResultFile:
+    """One of a batch's result files, open for reading. All that reads raises StoreUnusable."""
+
+    def __init__(self, path: Path, max_line: int = MAX_LINE) -> None:
+        self._path = path
+        self._max_line = max_line
+        try:
+            self._file = path.open("rb", _BUFFER)
+        except OSError as error:
+            raise self.unreadable(error.strerror or str(error)) from error
+
+    def lines(self) -> Iterator[tuple[int, bytes | LongLine]]:
+        """The lines, which end at a line feed alone, without it, and where each starts; the last may have none. Blank
+        lines and byte order marks are left out."""
+        file, most, end = self._file, self._max_line, 0
+        try:
+            file.seek(0)
+            while line := file.readline(most):
+                start = end
+                if len(line) == most and line[-1] != 0x0A:
+                    long = _long_line(self._path, file, line)
+                    end = file.tell()
+                    yield start, long
                     continue
-                line = line.removeprefix(_UTF8_MARK)
+                end += len(line)
+                if line.startswith(_UTF8_MARK):
+                    start, line = start + len(_UTF8_MARK), line[len(_UTF8_MARK) :]
                 if not line.isspace() and line:
-                    yield line[:-1] if line[-1] == 0x0A else line
-    except OSError as error:
-        raise StoreUnusable(
-            f"The results {path} cannot be read: {error.strerror or error}. They are fetched again if you delete the "
-            "file and run the same command again."
-        ) from error
+                    yield start, line[:-1] if line[-1] == 0x0A else line
+        except OSError as error:
+            raise self.unreadable(error.strerror or str(error)) from error
+
+    def at(self, start: int, size: int) -> bytes:
+        """The bytes of a line that starts there."""
+        try:
+            return os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise self.unreadable(error.strerror or str(error)) from error
+
+    def unreadable(self, why: str) -> StoreUnusable:
+        """The error that says that the file cannot be read."""
+        return StoreUnusable(
+            f"The results {self._path} cannot be read: {why}. They are fetched again if you delete the file and run "
+            "the same command again."
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
 
 
 def _long_line(path: Path, file: BinaryIO, beginning: bytes) -> LongLine:
@@ -58,6 +95,13 @@ def _long_line(path: Path, file: BinaryIO, beginning: bytes) -> LongLine:
             size -= 1
             break
     return LongLine(path, file.tell() - size - bool(piece), size, beginning[:_HEAD])
+
+
+def result_lines(path: Path, max_line: int = MAX_LINE) -> Iterator[bytes | LongLine]:
+    """The lines of a file, as `ResultFile.lines` has them. Raises StoreUnusable."""
+    with ResultFile(path, max_line) as file:
+        for _, line in file.lines():
+            yield line
 
 
 class Unmatched:

@@ -84,7 +84,8 @@ class Nothing:
 
 
 class Shards:
-    """Writes the shards of one run. `urls` has the url of each endpoint that this provider's batches take."""
+    """Writes the shards of one run. `urls` has the url of each endpoint that this provider's batches take. What can
+    go in no batch is refused or, where it `leaves` that to another way, left."""
 
     def __init__(
         self,
@@ -96,6 +97,7 @@ class Shards:
         urls: Mapping[str, str],
         folder: Path,
         estimates: Estimates,
+        leaves: bool = False,
     ) -> None:
         self._store = store
         self._run_id = run_id
@@ -104,6 +106,7 @@ class Shards:
         self._urls = urls
         self._folder = folder
         self._estimates = estimates
+        self._leaves = leaves
         self._in_vain: tuple[frozenset[Group], int] = (frozenset(), 0)
 
     def first(self, besides: Set[Group] = frozenset()) -> Group | None:
@@ -167,22 +170,22 @@ class Shards:
         try:
             question = self._questions.ask(due.record, checked=True)
         except Unaskable as fault:
-            return shard.refuse(due, *fault.faults[0])
+            return self._refuse(shard, due, fault.faults[0])
         group = _group(question)
         if shard.group is None:
             shard.group = group
         elif group != shard.group:
             return False
         url = self._urls.get(group.endpoint)
-        unfit = _unfit(question, url is None)
-        if url is None or unfit is not None:
-            return unfit is not None and shard.refuse(due, *unfit)
+        why = unfit(question, url is None)
+        if url is None or why is not None:
+            return why is not None and self._refuse(shard, due, why)
         line = batch_line(line_id(due.hash, due.occurrence), url, self._body(question, base64))
         embeds = group.endpoint == "embeddings"
         inputs = shards.inputs_of(question.request) if embeds else 0
         too_much = shards.never_fits(shard.filling.bounds, len(line), inputs)
         if too_much is not None:
-            return shard.refuse(due, *too_much)
+            return self._refuse(shard, due, too_much)
         demand = question.endpoint.demand(question.request, len(question.body))
         likely = self._estimates.of(group.endpoint, group.model, demand, len(question.body))
         worst = worst_case(question, demand, self._prices, batch=True)
@@ -194,6 +197,10 @@ class Shards:
             line, NewLine(due.task_id, worst), None if is_short else shards.prompt_prefix(question.request)
         )
         return False
+
+    def _refuse(self, shard: _Shard, due: ReadyTask, fault: tuple[str, str]) -> bool:
+        """Refuse a task, or leave it; True if enough are refused."""
+        return not self._leaves and shard.refuse(due, *fault)
 
     def _body(self, question: Question, base64: bool) -> bytes:
         # The bodies of a requests file go as they are.
@@ -291,12 +298,12 @@ def _group(question: Question) -> Group:
     return Group(question.endpoint.name, question.model)
 
 
-def _unfit(question: Question, is_unknown: bool) -> tuple[str, str] | None:
+def unfit(question: Question, is_unknown: bool) -> tuple[str, str] | None:
     """Why a batch would fail for this line, as (code, message), whatever its size."""
     if is_unknown:
         return (
             "batch_unsupported",
-            f"batches of this provider do not take {question.endpoint.name}: use --mode online",
+            f"batches of this provider do not take {question.endpoint.name}: `runner retry RUN --mode online` asks it",
         )
     request = question.request
     if request.get("stream") not in (None, False):

@@ -12,8 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from runner.store.faults import unwritable
+from runner.store.locks import lock_folder
 
 _BUFFER = 2**18
+
+
+def spool_of(store_path: Path, series_id: int) -> Path:
+    """The folder in which a series' batches wait for their upload, or to be taken in: nothing of it is needed again
+    by another start."""
+    return lock_folder(store_path) / "batches" / str(series_id)
 
 
 class SpoolFile:

@@ -26,11 +26,13 @@ class BytesGone(Exception):
 
 class Stepped(NamedTuple):
     """What one step came to. Nothing is due before `until`, in seconds since 1970; None if it has ended, or goes
-    on at once. `refused` is set where the server refused this step's upload or create, and did nothing."""
+    on at once. `refused` is set where the server refused this step's upload or create, and did nothing; `trouble` is
+    what an answer says that settled nothing."""
 
     submission: Submission
     until: float | None = None
     refused: Refused | None = None
+    trouble: str = ""
 
 
 class SubmissionApi(Protocol):
@@ -113,13 +115,21 @@ class Submitting:
                 raise error
             if step.do in (Do.UPLOAD, Do.CREATE):
                 return self._stepped(batch_id, led_to, answer)
-        return self._stepped(batch_id, led_to)
+        return self._stepped(batch_id, led_to, trouble=answer)
 
-    def _stepped(self, batch_id: int, sub: Submission, refused: Refused | None = None) -> Stepped:
+    def _stepped(
+        self, batch_id: int, sub: Submission, refused: Refused | None = None, trouble: Answer | None = None
+    ) -> Stepped:
         if sub.stage in _UNDER_WAY:
             self._known.add(batch_id)
         following = self._protocol.next_step(sub, self._clock())
-        return Stepped(sub, following.until if following.do is Do.WAIT else None, refused)
+        said = refused or trouble
+        return Stepped(
+            sub,
+            following.until if following.do is Do.WAIT else None,
+            refused,
+            said.message if isinstance(said, (Refused, Unclear)) else "",
+        )
 
     async def _ask(self, step: Step, endpoint: str) -> Answer:
         sub = step.submission

@@ -132,7 +132,8 @@ def check_writable(path: Path) -> None:
     Makes the folder where it is missing, and leaves nothing else behind. Raises OutputUnwritable.
     """
     part = _part_of(path)
-    probe = path.with_name(f".runner-{os.getpid()}.probe")
+    # Of one name for all processes: what one that was killed leaves behind, the next takes away.
+    probe = part.with_suffix(".try")
     try:
         _mode_to_keep(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def check_writable(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-            probe.unlink()
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
 

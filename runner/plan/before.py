@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runner.job import Job
 from runner.model import RunState, TaskState
-from runner.store import runs, series, totals
+from runner.store import batches, runs, series, totals
 from runner.store.database import Store
 from runner.store.questions import Fate, fate
 from runner.store.runs import Run
@@ -19,7 +19,8 @@ _UNREAD = (RunState.INGESTING, RunState.REJECTED)
 
 class Before:
     """What came before. `run` is the run that the same command would go on with, None where it would begin a
-    new one; `spent` what that run has spent of its budget, in pico-dollars."""
+    new one; `spent` what that run has spent of its budget, in pico-dollars; `queue_limit` tells how many tokens of
+    a model the account's queue of batches was last known to take."""
 
     def __init__(
         self,
@@ -27,11 +28,19 @@ class Before:
         run: Run | None = None,
         spent: int = 0,
         accepted: frozenset[str] | None = None,
+        queue_limit: Callable[[str], int | None] = lambda _: None,
     ) -> None:
         self._fate_of = fate_of
         self._accepted = accepted
+        self.queue_limit = queue_limit
         self.run = run
         self.spent = spent
+
+    @property
+    def calls_per_second(self) -> float | None:
+        """How fast the run was last let ask at the standard price; None where nothing is known."""
+        found = None if self.run is None else (self.run.progress or {}).get("calls_per_second_allowed")
+        return None if found is None else float(found)
 
     def is_answered(self, fate: Fate) -> bool:
         """Whether the row has its answer."""
@@ -62,8 +71,12 @@ def before(
         return
     with Store.read_only(str(path)) as store, store.read() as connection:
         series_id = series.find(connection, identity)
+
+        def queue_limit(model: str) -> int | None:
+            return batches.queue_limit(connection, identity.account, model)
+
         if series_id is None:
-            yield Before()
+            yield Before(queue_limit=queue_limit)
             return
         same = [
             one
@@ -78,4 +91,4 @@ def before(
         def fate_of(hash_: bytes, occurrence: int) -> Fate | None:
             return fate(connection, series_id, hash_, occurrence)
 
-        yield Before(fate_of, run, spent, job.accepts)
+        yield Before(fate_of, run, spent, job.accepts, queue_limit)

@@ -33,16 +33,20 @@ class _Pack:
 
 
 class Calls:
-    """Counts calls as a run would make them: texts to embed are packed where `packed`, the rest go alone.
+    """Counts calls as a run would make them: texts to embed are packed where `packed`, the rest go alone, or as
+    lines of batches.
 
     `dearest` is the worst case of the dearest, in pico-dollars, None where one of them has no bound or no
     price; `dearest_if_short` the same if none allowed more than SHORT_OUTPUT tokens of output; `bounds` are
     the fields that would say so.
     """
 
-    def __init__(self, prices: Prices, *, packed: bool, tokens_per_minute: int | None) -> None:
+    def __init__(
+        self, prices: Prices, *, packed: bool, tokens_per_minute: int | None, in_batches: bool = False
+    ) -> None:
         self._prices = prices
         self._packed = packed
+        self._in_batches = in_batches
         # A call that is larger than the limit itself is never let through.
         self._most_tokens = min(MOST_TOKENS, tokens_per_minute or MOST_TOKENS)
         self._open: dict[bytes, _Pack] = {}
@@ -53,7 +57,7 @@ class Calls:
 
     def add(self, question: Question, demand: Demand) -> None:
         """Take in one question that is to be asked."""
-        worst = worst_case(question, demand, self._prices)
+        worst = self._worst_case(question, demand)
         if self._packed and (kind := _kind(question.request)) is not None:
             # A run packs by its estimates: counts would cost it too much.
             tokens = question.endpoint.demand(question.request, len(question.body)).input_tokens
@@ -64,7 +68,10 @@ class Calls:
             self._went_out(worst, worst)
             return
         self.bounds.add(bound)
-        self._went_out(worst, worst_case(question, demand._replace(max_output=SHORT_OUTPUT), self._prices))
+        self._went_out(worst, self._worst_case(question, demand._replace(max_output=SHORT_OUTPUT)))
+
+    def _worst_case(self, question: Question, demand: Demand) -> int | None:
+        return worst_case(question, demand, self._prices, batch=self._in_batches)
 
     def finish(self) -> None:
         """No question is left: what is packed goes out."""

@@ -17,6 +17,7 @@ from runner.simulator.chance import Chance
 from runner.simulator.faults import ERROR, LINE, WIRE, Fault, Script
 from runner.simulator.ledger import Ledger, Visits, body_digest
 from runner.simulator.models import Catalogue, Model
+from runner.simulator.profiles import find_profile
 from runner.simulator.question import Body, Question
 from runner.simulator.refusal import Refusal
 from runner.simulator.settings import Settings
@@ -50,7 +51,7 @@ class Calls:
 
     def __init__(self, settings: Settings, *, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         self.settings = settings
-        self.catalogue = Catalogue()
+        self.catalogue = Catalogue(deployments=find_profile(settings.profile).deployments)
         self.ledger = Ledger(self.catalogue)
         self._clock = clock
         self._wall = wall

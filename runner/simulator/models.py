@@ -48,13 +48,14 @@ class Model:
 
 
 class Catalogue:
-    """The models of the price file, and any name that begins with `sim-`.
+    """The models of the price file, and any name that begins with `sim-`, or any at all where they are `deployments`.
 
     A model whose shutdown date lies before the date of the price file is retired. That date, and not today's,
     decides, so that a rehearsal gives the same tomorrow.
     """
 
-    def __init__(self, price_file: Path = PRICE_FILE) -> None:
+    def __init__(self, price_file: Path = PRICE_FILE, *, deployments: bool = False) -> None:
+        self._deployments = deployments
         self._as_of, self._entries = _read(price_file)
         self._bases = {
             alias: name for name, entry in self._entries.items() for alias in entry.get("aliases", ())
@@ -93,7 +94,7 @@ class Catalogue:
         base = name.split(":")[1] if name.startswith("ft:") and name.count(":") >= 2 else name
         base = base if base in self._entries else _DATED.sub("", base)
         base = self._bases.get(base, base)
-        simulated = name.startswith("sim-")
+        simulated = name.startswith("sim-") or (self._deployments and base not in self._entries)
         if not simulated and base not in self._entries:
             raise Refusal(
                 404,

@@ -12,7 +12,8 @@ class Profile:
     """What differs between providers.
 
     `no_file` is how a batch shows that it has no such file; `counts_early` whether it counts its requests before
-    they run. A provider that `fails_fast` refuses at creation, with a 400, a batch that its queue cannot take.
+    they run. A provider that `fails_fast` refuses at creation, with a 400, a batch that its queue cannot take. Where
+    it names `deployments`, requests name those instead of models, by any name that their owner gave them.
     `codes` are its own words for the errors of validation, `lifetimes` the seconds that a file may be kept.
     """
 
@@ -26,6 +27,7 @@ class Profile:
     empty_error_file: bool
     line_ids: bool
     lifetimes: tuple[int, int]
+    deployments: bool = False
     codes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def endpoint(self, url: object) -> str:
@@ -67,6 +69,7 @@ _AZURE = Profile(
     empty_error_file=True,
     line_ids=False,
     lifetimes=(1_209_600, 2_592_000),
+    deployments=True,
     codes=MappingProxyType({"invalid_url": "url_mismatch", "mismatched_model": "model_mismatch"}),
 )
 PROFILES: Mapping[str, Profile] = MappingProxyType({profile.name: profile for profile in (_OPENAI, _AZURE)})

@@ -6,12 +6,9 @@ so it is the call that says whose line it is, not its number alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
-
-from runner.store import bulk
 
 
 class ReadyTask(NamedTuple):
@@ -29,13 +26,20 @@ class Member(NamedTuple):
     """A task that is still out in a batch, with what it takes to settle it. `reserved` is its worst case in
     pico-dollars, None if unknown."""
 
-    task_id: int
     call_id: int
+    task_id: int
     row_id: int
     attempts: int
     reserved: int | None
     key: str | None
-    record: bytes
+
+
+class LineKey(NamedTuple):
+    """The task that a line of a batch asks, by its key."""
+
+    call_id: int
+    hash: bytes
+    occurrence: int
 
 
 class LineContent(NamedTuple):
@@ -47,8 +51,24 @@ class LineContent(NamedTuple):
     record: bytes
 
 
-_MEMBER = "task.id, task.call_id, task.row_id, task.attempts, call.reserved, row.key, row.record"
+_MEMBER = "task.call_id, task.id, task.row_id, task.attempts, call.reserved, row.key"
 _CALLS = "call_id >= max(batch.first_call, ?) AND call_id < batch.first_call + batch.lines"
+_LEFT = (
+    "SELECT {what} FROM batch"
+    f" CROSS JOIN task ON task.run_id = batch.run_id AND task.state = 'batched' AND task.{_CALLS}"
+    " CROSS JOIN call ON call.id = task.call_id AND call.batch_id = batch.id"
+    " CROSS JOIN row ON row.id = task.row_id WHERE batch.id = ? ORDER BY task.call_id LIMIT ?"
+)
+# What is settled has an attempt of its call; what is not is still out in it.
+_LINES = (
+    "SELECT task.call_id, task.id AS task_id FROM batch"
+    f" CROSS JOIN task ON task.run_id = batch.run_id AND task.state = 'batched' AND task.{_CALLS}"
+    " CROSS JOIN call ON call.id = task.call_id AND call.batch_id = batch.id WHERE batch.id = ?"
+    " UNION ALL SELECT attempt.call_id, attempt.task_id FROM batch"
+    f" CROSS JOIN attempt ON attempt.{_CALLS}"
+    " CROSS JOIN call ON call.id = attempt.call_id AND call.batch_id = batch.id WHERE batch.id = ?"
+    " ORDER BY 1 LIMIT ?"
+)
 
 
 def next_ready(
@@ -75,34 +95,19 @@ def next_ready(
     return taken
 
 
-def members(
-    connection: Connection, batch_id: int, keys: Sequence[tuple[bytes, int]]
-) -> dict[tuple[bytes, int], Member]:
-    """Those of these tasks, by key, that are still out in this batch."""
-    # Each lookup is by a unique key: CROSS JOIN keeps the order in which they are written.
-    found = bulk.find(
-        connection,
-        f"SELECT task.hash, task.occurrence, {_MEMBER} FROM (VALUES {{rows}}) AS wanted CROSS JOIN batch"
-        " CROSS JOIN task ON task.series_id = batch.series_id AND task.hash = wanted.column1"
-        " AND task.occurrence = wanted.column2 AND task.state = 'batched'"
-        " CROSS JOIN call ON call.id = task.call_id AND call.batch_id = batch.id"
-        " CROSS JOIN row ON row.id = task.row_id WHERE batch.id = ?",
-        keys,
-        batch_id,
-    )
-    return {one[:2]: Member._make(one[2:]) for one in found}
-
-
 def left(connection: Connection, batch_id: int, *, after_call: int, limit: int) -> list[Member]:
     """The tasks that are still out in a batch, in the order of its lines: those after the call `after_call`."""
-    found = connection.exec_driver_sql(
-        f"SELECT {_MEMBER} FROM batch"
-        f" CROSS JOIN task ON task.run_id = batch.run_id AND task.state = 'batched' AND task.{_CALLS}"
-        " CROSS JOIN call ON call.id = task.call_id AND call.batch_id = batch.id"
-        " CROSS JOIN row ON row.id = task.row_id WHERE batch.id = ? ORDER BY task.call_id LIMIT ?",
-        (after_call + 1, batch_id, limit),
-    )
+    found = connection.exec_driver_sql(_LEFT.format(what=_MEMBER), (after_call + 1, batch_id, limit))
     return [Member(*one) for one in found]
+
+
+def members(
+    connection: Connection, batch_id: int, *, after_call: int, limit: int
+) -> list[tuple[bytes, int, Member]]:
+    """What `left` tells, each with the hash and the occurrence that its line is known by."""
+    what = f"task.hash, task.occurrence, {_MEMBER}"
+    found = connection.exec_driver_sql(_LEFT.format(what=what), (after_call + 1, batch_id, limit))
+    return [(one[0], one[1], Member._make(one[2:])) for one in found.cursor.fetchall()]
 
 
 def worst_case(connection: Connection, batch_id: int) -> int:
@@ -119,17 +124,24 @@ def worst_case(connection: Connection, batch_id: int) -> int:
 
 def content(connection: Connection, batch_id: int, *, after_call: int, limit: int) -> list[LineContent]:
     """What the lines of a batch were written from, in their order, whatever has become of them since."""
-    # What is settled has an attempt of its call; what is not is still out in it.
     found = connection.exec_driver_sql(
-        "SELECT line.call_id, task.hash, task.occurrence, row.record FROM ("
-        " SELECT task.call_id, task.id AS task_id FROM batch"
-        f" CROSS JOIN task ON task.run_id = batch.run_id AND task.state = 'batched' AND task.{_CALLS}"
-        " CROSS JOIN call ON call.id = task.call_id AND call.batch_id = batch.id WHERE batch.id = ?"
-        " UNION ALL SELECT attempt.call_id, attempt.task_id FROM batch"
-        f" CROSS JOIN attempt ON attempt.{_CALLS}"
-        " CROSS JOIN call ON call.id = attempt.call_id AND call.batch_id = batch.id WHERE batch.id = ?"
-        " ORDER BY 1 LIMIT ?) AS line"
+        f"SELECT line.call_id, task.hash, task.occurrence, row.record FROM ({_LINES}) AS line"
         " CROSS JOIN task ON task.id = line.task_id CROSS JOIN row ON row.id = task.row_id ORDER BY line.call_id",
         (after_call + 1, batch_id, after_call + 1, batch_id, limit),
     )
     return [LineContent(*one) for one in found]
+
+
+def keys(connection: Connection, batch_id: int, *, after_call: int, limit: int) -> list[LineKey]:
+    """The tasks of the lines of a batch, in their order, whatever has become of them since."""
+    found = connection.exec_driver_sql(
+        f"SELECT line.call_id, task.hash, task.occurrence FROM ({_LINES}) AS line"
+        " CROSS JOIN task ON task.id = line.task_id ORDER BY line.call_id",
+        (after_call + 1, batch_id, after_call + 1, batch_id, limit),
+    )
+    return [LineKey(*one) for one in found]
+
+
+def record(connection: Connection, row_id: int) -> bytes:
+    """The record of a row."""
+    return bytes(connection.exec_driver_sql("SELECT record FROM row WHERE id = ?", (row_id,)).scalar_one())

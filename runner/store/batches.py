@@ -20,21 +20,25 @@ from runner.remote import Failure, RemoteBatch
 from runner.store import bulk
 from runner.store.batch_lines import (
     LineContent,
+    LineKey,
     Member,
     ReadyTask,
     content,
+    keys,
     left,
     members,
     next_ready,
+    record,
     worst_case,
 )
 from runner.store.clock import now
 from runner.store.runs import span
-from runner.submission import Stage, Submission
+from runner.submission import UNSENT, Stage, Submission
 
 __all__ = [
     "Kept",
     "LineContent",
+    "LineKey",
     "Member",
     "NewBatch",
     "NewLine",
@@ -46,6 +50,7 @@ __all__ = [
     "find_remote",
     "get",
     "keep",
+    "keys",
     "learn_queue",
     "left",
     "members",
@@ -54,6 +59,7 @@ __all__ = [
     "out",
     "plan",
     "queue_limit",
+    "record",
     "see",
     "waited_for",
     "waiting_elsewhere",
@@ -62,9 +68,6 @@ __all__ = [
 
 RESULTS = ("collected", "failed", "dissolved", "held", "cancelled")
 """How a batch can end."""
-
-_UNSENT = (Stage.PLANNED, Stage.UPLOADING, Stage.SEEKING, Stage.UPLOADED, Stage.REFUSED)
-"""Where a submission stands as long as nothing of it can be in the account's queue."""
 
 
 class NewBatch(NamedTuple):
@@ -253,7 +256,7 @@ def find_remote(connection: Connection, remote_id: str) -> Kept | None:
 
 def enqueued(connection: Connection, account: str, model: str) -> int:
     """The tokens of the batches that are, or may be, in an account's queue for a model."""
-    unsent = ", ".join(f"'{stage}'" for stage in _UNSENT)
+    unsent = ", ".join(f"'{stage}'" for stage in UNSENT)
     return int(
         connection.exec_driver_sql(
             "SELECT coalesce(sum(tokens), 0) FROM batch WHERE ended_at IS NULL AND account = ? AND model = ?"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -21,7 +22,7 @@ def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> i
     changed = 0
     for place in range(0, len(rows), MOST_ROWS):
         some = rows[place : place + MOST_ROWS]
-        values = tuple(value for row in some for value in row)
+        values = tuple(chain.from_iterable(some))
         changed += connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values).rowcount
     return changed
 
@@ -32,7 +33,7 @@ def find(
     """What a query finds for all rows, which are of one width; `more` are the values that come after theirs."""
     for place in range(0, len(rows), MOST_ROWS):
         some = rows[place : place + MOST_ROWS]
-        values = tuple(value for row in some for value in row)
+        values = tuple(chain.from_iterable(some))
         found = connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values + more)
         yield from found.cursor.fetchall()
 

@@ -34,6 +34,11 @@ class Identity:
         return hashlib.sha256(orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @property
+    def mark(self) -> str:
+        """The beginning of the digest: what its batches say of whose they are."""
+        return self.digest[:32]
+
+    @property
     def account(self) -> str:
         """Whose limits and queues its calls and batches share, in one line."""
         return f"{self.provider} {self.origin} {self.organization or ''} {self.project or ''}"

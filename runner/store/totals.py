@@ -6,22 +6,25 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from runner.model import Kind, TaskState
+from runner.model import Kind, Outcome, TaskState
 from runner.store import batches
 from runner.store.runs import line_of, span
 from runner.sums import Sums
 
 _ON_THE_WAY = (TaskState.READY, TaskState.IN_FLIGHT, TaskState.BATCHED)
 
+_UNRUN = f"outcome = '{Outcome.NOT_SENT}' OR kind = '{Kind.NOT_RUN}'"
+"""What was no request: it never left, or its batch ended before it was its turn."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """What the attempts of a run came to.
 
-    `requests` left for the server; a line of a batch counts once it is settled. `retries` are those that carried a
-    task again which one before had left without an answer, `rate_limited` were refused for speed, `ambiguous` may
-    have been charged without an answer; `at_risk` is their worst case in pico-dollars, None where none of them
-    could be priced.
+    `requests` left for the server; a line of a batch counts once it is settled, unless its batch ended before it
+    was its turn. `retries` are those that carried a task again which one before had left without an answer,
+    `rate_limited` were refused for speed, `ambiguous` may have been charged without an answer; `at_risk` is their
+    worst case in pico-dollars, None where none of them could be priced.
     """
 
     requests: int
@@ -40,10 +43,10 @@ def attempts(connection: Connection, run_id: int) -> Attempts:
         (run_id, run_id),
     ).one()
     flying += _tasks(connection, run_id, TaskState.BATCHED)
-    not_sent = _calls(connection, run_id, "outcome = 'not_sent'")[0]
+    unrun = _calls(connection, run_id, _UNRUN)[0]
     limited = _calls(connection, run_id, "outcome <> 'not_sent' AND kind = 'rate_limited'")[0]
     ambiguous, at_risk = _calls(connection, run_id, "outcome = 'ambiguous'")
-    requests = int(made) - int(flying) - not_sent
+    requests = int(made) - int(flying) - unrun
     return Attempts(requests, _calls_again(connection, run_id), limited, ambiguous, at_risk)
 
 
@@ -51,7 +54,7 @@ def _calls(connection: Connection, run_id: int, ended: str) -> tuple[int, int | 
     """How many calls of a run ended so, other than well, and what was reserved for them; None if unknown."""
     count, reserved = connection.exec_driver_sql(
         "SELECT count(*), sum(reserved) FROM call WHERE run_id = ? AND id IN"
-        f" (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND {ended})",
+        f" (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND ({ended}))",
         (run_id,),
     ).one()
     return int(count), reserved if count else 0
@@ -64,14 +67,14 @@ def _calls_again(connection: Connection, run_id: int) -> int:
         connection.exec_driver_sql(
             "WITH missed AS (SELECT call_id, task_id,"
             " row_number() OVER (PARTITION BY task_id ORDER BY id) AS nth FROM attempt"
-            " WHERE outcome <> 'ok' AND outcome <> 'not_sent'"
+            f" WHERE outcome <> 'ok' AND NOT ({_UNRUN})"
             " AND (SELECT run_id FROM call WHERE call.id = attempt.call_id) = ?)"
             " SELECT count(*) FROM (SELECT call_id FROM missed WHERE nth > 1"
-            # What came after the last miss was well, unless it is still under way or was never sent.
+            # What came after the last miss was well, unless it is still under way or was no request.
             " UNION SELECT task.call_id FROM missed JOIN task ON task.id = missed.task_id"
             " JOIN call ON call.id = task.call_id WHERE missed.nth = 1 AND task.call_id <> missed.call_id"
             " AND call.run_id = ? AND task.state NOT IN ('in_flight', 'batched') AND task.call_id NOT IN"
-            "  (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND outcome = 'not_sent'))",
+            f"  (SELECT call_id FROM attempt WHERE outcome <> 'ok' AND ({_UNRUN})))",
             (run_id, run_id),
         ).scalar_one()
     )

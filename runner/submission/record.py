@@ -78,7 +78,8 @@ class Look(NamedTuple):
 
 class Submission(NamedTuple):
     """What the store keeps of one shard. Times are the local clock's, but for `first_file_at`, the server's. `mark`
-    is that of its job and input (`mark_of`), empty where they have none."""
+    is that of its job and input (`mark_of`), empty where they have none; `series` says, in hex, where job and input
+    lie and whose account it is."""
 
     shard: str
     sha256: str
@@ -98,6 +99,7 @@ class Submission(NamedTuple):
     run: str = ""
     look: Look | None = None
     mark: str = ""
+    series: str = ""
 
     @property
     def filename(self) -> str:
@@ -112,6 +114,7 @@ class Submission(NamedTuple):
             "attempt": str(self.attempt),
             "sha256": self.sha256,
             **({"mark": self.mark} if self.mark else {}),
+            **({"series": self.series} if self.series else {}),
         }
 
     def to_json(self) -> str:

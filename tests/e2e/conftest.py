@@ -22,13 +22,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from faultserver import FaultServer
 
 from runner.store.database import Store
+
+if TYPE_CHECKING:
+    from e2e.killing import Forks
 
 KEY = "sk-canary-6f1d0c9b7e"
 """The API key that every command of these tests is given; it must never come out again."""
@@ -277,3 +280,16 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Forks]:
+    """What starts the command in batch mode by a fork, which saves it the imports."""
+    from e2e.batch_runs import ENVIRONMENT, Case
+    from e2e.killing import Forks
+
+    with Forks(ENVIRONMENT) as started:
+        case = Case(tmp_path_factory.mktemp("warm") / "up", empty_store, 6, options=("--poll", "0.02s"))
+        with FaultServer(batch_time=0.05) as server:
+            started.warm_up(case.command(server.url), case.folder)
+        yield started

@@ -6,16 +6,15 @@ The judge is the server's own ledger. The faults are those of faultserver/batchf
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from e2e.batch_runs import Case, Result, params_of, screens, side_by_side
-from e2e.conftest import Cli, read_jsonl
+from e2e.conftest import read_jsonl
 from faultserver import FaultServer
 
 ROWS = 300

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
 import pytest
-from e2e.conftest import Cli, request_line
-from faultserver import BatchFaults, FaultServer, named_batches, server_error
+from e2e.conftest import request_line
+from e2e.in_place import InPlace, in_place
+from faultserver import FaultServer, named_batches, server_error
 
 ROWS = 6
 
 
 @pytest.fixture
-def serving(cli: Cli) -> Iterator[Callable[..., FaultServer]]:
-    """`serving(batches)` starts a server that the commands of the test ask."""
-    started: list[FaultServer] = []
-
-    def start(batches: str | BatchFaults = "plain", batch_time: float = 0.1) -> FaultServer:
-        server = FaultServer(batches=batches, batch_time=batch_time)
-        server.__enter__()
-        started.append(server)
-        cli.env["OPENAI_BASE_URL"] = server.url
-        return server
-
-    yield start
-    for one in started:
-        one.__exit__(None, None, None)
+def cli(tmp_path: Path, store: Path, empty_store: Path) -> Iterator[InPlace]:
+    with in_place(tmp_path, store, empty_store) as made:
+        yield made
 
 
 def client_of(server: FaultServer) -> openai.OpenAI:
@@ -55,7 +46,7 @@ def names(server: FaultServer) -> set[str]:
         return {one.filename for one in client.files.list()}
 
 
-def run(cli: Cli, requests: Any, *more: str, code: int = 0) -> None:
+def run(cli: InPlace, requests: Any, *more: str, code: int = 0) -> None:
     words = ["run", requests, "--mode", "batch", "-o", "out.jsonl", *more]
     assert cli(*words).code == code
 
@@ -63,8 +54,8 @@ def run(cli: Cli, requests: Any, *more: str, code: int = 0) -> None:
 ORPHAN = "runner_abcdefghjk_0123abcd_1_0123456789abcdef.jsonl"
 
 
-def test_it_lists_what_can_go_and_deletes_it_only_when_told_to(cli, serving, requests_file) -> None:
-    server = serving("error-lines")
+def test_it_lists_what_can_go_and_deletes_it_only_when_told_to(cli, requests_file) -> None:
+    server = cli.serve("error-lines")
     run(cli, requests_file(ROWS), "--poll", "0.1s")
     upload(server, ORPHAN)
     upload(server, "mine.jsonl", batch={})
@@ -95,8 +86,8 @@ def test_it_lists_what_can_go_and_deletes_it_only_when_told_to(cli, serving, req
     assert "No leftover files." in cli("gc", "--older-than", "0", "--yes").err
 
 
-def test_what_is_young_stays(cli, serving, requests_file) -> None:
-    server = serving()
+def test_what_is_young_stays(cli, requests_file) -> None:
+    server = cli.serve()
     run(cli, requests_file(ROWS), "--poll", "0.1s")
     before = names(server)
 
@@ -107,8 +98,8 @@ def test_what_is_young_stays(cli, serving, requests_file) -> None:
     assert names(server) == before
 
 
-def test_the_files_of_a_batch_that_is_out_stay(cli, serving, requests_file) -> None:
-    server = serving("stuck")
+def test_the_files_of_a_batch_that_is_out_stay(cli, requests_file) -> None:
+    server = cli.serve("stuck")
     run(cli, requests_file(ROWS), "--no-wait", code=75)
 
     told = cli("gc", "--older-than", "0", "--foreign", "--yes")
@@ -119,8 +110,8 @@ def test_the_files_of_a_batch_that_is_out_stay(cli, serving, requests_file) -> N
     assert server.ledger.noted("deleted") == []
 
 
-def test_results_that_the_store_has_not_taken_in_stay(cli, serving, requests_file) -> None:
-    server = serving("plain", batch_time=0.5)
+def test_results_that_the_store_has_not_taken_in_stay(cli, requests_file) -> None:
+    server = cli.serve("plain", batch_time=0.5)
     run(cli, requests_file(ROWS), "--no-wait", code=75)
     server.ledger.wait_until(lambda ledger: ledger.noted("ended"))
 
@@ -131,8 +122,8 @@ def test_results_that_the_store_has_not_taken_in_stay(cli, serving, requests_fil
     assert server.ledger.noted("deleted") == []
 
 
-def test_the_files_of_other_stores_go_only_when_asked_for(cli, serving, requests_file) -> None:
-    server = serving()
+def test_the_files_of_other_stores_go_only_when_asked_for(cli, requests_file) -> None:
+    server = cli.serve()
     run(cli, requests_file(ROWS), "--poll", "0.1s")
 
     elsewhere = ["gc", "--older-than", "0", "--yes", "--store", "other.db"]
@@ -144,8 +135,8 @@ def test_the_files_of_other_stores_go_only_when_asked_for(cli, serving, requests
     assert names(server) == set()
 
 
-def test_a_batch_of_somebody_elses_protects_a_file_with_a_name_like_ours(cli, serving) -> None:
-    server = serving()
+def test_a_batch_of_somebody_elses_protects_a_file_with_a_name_like_ours(cli) -> None:
+    server = cli.serve()
     upload(server, ORPHAN, batch={"tool": "another"})
 
     told = cli("gc", "--older-than", "0", "--foreign", "--yes")
@@ -154,8 +145,8 @@ def test_a_batch_of_somebody_elses_protects_a_file_with_a_name_like_ours(cli, se
     assert ORPHAN in names(server)
 
 
-def test_a_list_that_is_cut_deletes_nothing(cli, serving) -> None:
-    server = serving("trouble:30")
+def test_a_list_that_is_cut_deletes_nothing(cli) -> None:
+    server = cli.serve("trouble:30")
     upload(server, ORPHAN)
 
     told = cli("gc", "--older-than", "0", "--yes")
@@ -165,11 +156,11 @@ def test_a_list_that_is_cut_deletes_nothing(cli, serving) -> None:
     assert ORPHAN in names(server)
 
 
-def test_what_could_not_be_deleted_is_told_and_can_be_the_next_time(cli, serving) -> None:
+def test_what_could_not_be_deleted_is_told_and_can_be_the_next_time(cli) -> None:
     faults = named_batches("plain")
     for _ in range(3):
         faults = faults.with_fate("files.delete", server_error())
-    server = serving(faults)
+    server = cli.serve(faults)
     upload(server, ORPHAN)
 
     told = cli("gc", "--older-than", "0", "--yes")
@@ -180,8 +171,8 @@ def test_what_could_not_be_deleted_is_told_and_can_be_the_next_time(cli, serving
     assert "1 file deleted." in cli("gc", "--older-than", "0", "--yes").err
 
 
-def test_lines_that_belong_to_no_row_are_listed_and_stay(cli, serving, requests_file, store) -> None:
-    serving("unknown-row")
+def test_lines_that_belong_to_no_row_are_listed_and_stay(cli, requests_file, store) -> None:
+    cli.serve("unknown-row")
     run(cli, requests_file(ROWS), "--poll", "0.1s")
 
     listed = cli("gc", "--older-than", "0", "--yes", "--json")

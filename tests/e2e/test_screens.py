@@ -11,7 +11,7 @@ import click
 import orjson
 import pytest
 from e2e.conftest import KEY, read_jsonl, write_jsonl
-from faultserver import error
+from faultserver import FaultServer, error
 
 from runner.cli import COMMANDS, app
 
@@ -149,3 +149,49 @@ def test_a_terminal_gets_a_bar_and_the_same_end(cli, server, job_file) -> None:
     assert "2 of 3 rows answered, 1 failed" in text
     assert "context_length_exceeded" in text
     assert text.rstrip().endswith(str(Path("out.jsonl")))
+
+
+def test_a_run_under_cron_says_what_is_out_and_is_found_again_from_another_folder(
+    cli, requests_file, tmp_path
+) -> None:
+    requests = requests_file(4)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = ["run", requests, "--mode", "batch", "-o", tmp_path / "out.jsonl", "--poll", "5s", "--no-wait"]
+    with FaultServer(batches="plain", batch_time=0.5) as server:
+        cli.env["OPENAI_BASE_URL"] = server.url
+        first = cli(*words)
+        assert first.code == 75
+        run = first.err.split()[1]
+        [batch] = re.findall(r"^Batch (batch_\w+) \(4 rows\): submitted\.$", first.err, re.MULTILINE)
+        assert "Not finished: 1 batch is out (4 rows, the oldest for " in first.err
+        shown = cli("status", run).out.decode()
+        assert f"Run       {run} of requests: waiting\n" in shown
+        assert f"Batches   1 out (4 rows)\n          {batch}  submitted, " in shown
+        assert f"`runner cancel {run}` calls them off" in shown
+        told = cli("status", run, "--json").json["batches"]
+        assert [(one["batch"], one["lines"], one["sent"]) for one in told] == [(batch, 4, True)]
+        server.ledger.wait_until(
+            lambda ledger: all(one["status"] for one in ledger.batches().values()), timeout=10
+        )
+        again = cli(*words, cwd=elsewhere)
+    assert again.code == 0, again.err
+    assert f"Batch {batch} (4 rows): completed." in again.err
+    assert len(server.ledger.batches()) == 1
+    assert "Batches   1 collected" in cli("status", run).out.decode()
+
+
+def test_a_full_queue_is_a_wait_with_a_time_and_no_failure(cli, requests_file) -> None:
+    with FaultServer(batches="queue-full:1", batch_time=0.1) as server:
+        cli.env["OPENAI_BASE_URL"] = server.url
+        words = ["--mode", "batch", "-o", "out.jsonl", "--poll", "0.1s", "--queue-wait", "1h", "--no-wait"]
+        ended = cli("run", requests_file(4), *words)
+        quiet = cli("run", requests_file(4), *words, "--quiet")
+    assert (quiet.code, quiet.err) == (75, "")
+    assert ended.code == 75
+    assert "the account's queue is full: again in 1h00m." in ended.err
+    assert "failed" not in ended.err
+    assert "4 rows wait for room in the account's queue" in ended.err
+    shown = cli("status", "last").out.decode()
+    assert "waits for room in the account's queue, next try at 20" in shown
+    assert ": waiting\n" in shown

@@ -394,7 +394,7 @@ def test_collecting_again_settles_nothing_twice(desk: Desk) -> None:
     assert (again.settled, again.before, again.left) == (0, 3, 3)
     assert again[3:7] == first[3:7] == (1, 1, 1, 1)
     assert again.usage == Usage()
-    assert desk.unmatched == [b"{", answered(None), answered(desk.ids[0], other)]
+    assert desk.unmatched == [answered(desk.ids[0], other), b"{", answered(None)]
     assert desk.states == "AFRbbb"
     assert desk.scene.query("SELECT count(*) FROM attempt") == [(3,)]
 
@@ -538,7 +538,7 @@ def test_the_name_of_the_file_apart_leads_nowhere_else(desk: Desk) -> None:
     with desk.store.read() as connection:
         batch = batches.get(connection, desk.batch_id)
     batch = batch._replace(submission=batch.submission._replace(batch_id="../../etc/x"))
-    one = Collecting(desk.store, batch, settle=desk.settle, forced_tool=lambda _: False, folder=desk.spool)
+    one = Collecting(desk.store, batch, settle=desk.settle, forced_tool=False, folder=desk.spool)
     found = asyncio.run(one.read(desk.file("out", b"{"), None))
 
     assert found.unmatched == desk.spool / "______etc_x.unmatched.jsonl"
@@ -579,8 +579,9 @@ def test_whether_a_tool_is_forced_is_known_of_each_row(
         request={"messages": [{"role": "user", "content": "{{ q }}"}], **request_},
     )
 
-    assert forced_tool_of(job)(record) is expected
+    forced = forced_tool_of(job)
+    assert (forced if isinstance(forced, bool) else forced(record)) is expected
 
 
 def test_a_file_of_requests_forces_no_tool_that_matters() -> None:
-    assert forced_tool_of(requests_job("/in.jsonl"))(b"anything") is False
+    assert forced_tool_of(requests_job("/in.jsonl")) is False

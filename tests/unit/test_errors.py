@@ -26,6 +26,7 @@ CODES = {
     "AccessRefused": 77,
     "BadConfiguration": 78,
     "BadJob": 78,
+    "BatchRefused": 78,
 }
 
 KINDS = {

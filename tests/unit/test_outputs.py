@@ -291,3 +291,9 @@ def test_remove(tmp_path: Path) -> None:
     assert not path.exists()
     with pytest.raises(OutputUnwritable, match="cannot be removed"):
         remove(tmp_path)
+
+
+def test_what_a_killed_process_left_of_the_probe_is_taken_away(tmp_path: Path) -> None:
+    (tmp_path / ".out.jsonl.try").write_bytes(b"of a process that was killed")
+    check_writable(tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import re
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,23 @@ import pytest
 from scene import IDENTITY, PRICES, Scene, chat_body, request_line, request_lines
 
 from runner.cli.plan import _lines
+from runner.dispatch.shard import Group, Shards, Written
 from runner.errors import BadInput
-from runner.job import Job, Limits, requests_job
+from runner.job import Job, Limits, parse_deadline, requests_job
 from runner.model import RunState, TaskState
 from runner.plan import plan
 from runner.plan.calls import MOST_TEXTS
 from runner.pricing import Prices
+from runner.provider import AZURE, OPENAI, Provider
 from runner.question import Questions, worst_case
-from runner.store import runs
+from runner.shards import Bounds
+from runner.store import batches, runs
 from runner.store.database import Store
 from runner.takeup import Source
+from runner.tokens import Estimates
 
 NOWHERE = Path("/nowhere/store.db")
+NOW = datetime(2026, 11, 21, 20, 0, tzinfo=UTC)
 
 
 def planned(
@@ -35,6 +42,7 @@ def planned(
     skip_invalid: bool = False,
     budget: int | None = None,
     limit: int | None = None,
+    provider: Provider = OPENAI,
 ) -> dict[str, Any]:
     return plan(
         job or requests_job("-"),
@@ -44,6 +52,8 @@ def planned(
         store_path=store_path,
         skip_invalid=skip_invalid,
         budget=budget,
+        now=NOW,
+        provider=provider,
     )
 
 
@@ -51,7 +61,13 @@ def test_rows_tasks_and_calls_are_counted() -> None:
     found = planned([*request_lines(3), b"", request_line("x", "question 1")])
 
     assert found["rows"] == {"in": 4, "good": 4, "invalid": 0, "blank_lines": 1}
-    assert found["tasks"] == {"to_ask": 4, "answered_before": 0, "repeats": 0, "need_retry": 0}
+    assert found["tasks"] == {
+        "to_ask": 4,
+        "answered_before": 0,
+        "in_batches": 0,
+        "repeats": 0,
+        "need_retry": 0,
+    }
     assert found["calls"] == 4
     assert found["models"] == {"m": 4}
 
@@ -72,7 +88,13 @@ def test_deduped_rows_are_asked_once() -> None:
         dedupe=True,
     )
     found = planned([b'{"t": "a"}', b'{"t": "b"}', b'{"t": "a"}'], job=job)
-    assert found["tasks"] == {"to_ask": 2, "answered_before": 0, "repeats": 1, "need_retry": 0}
+    assert found["tasks"] == {
+        "to_ask": 2,
+        "answered_before": 0,
+        "in_batches": 0,
+        "repeats": 1,
+        "need_retry": 0,
+    }
 
 
 def test_the_dearest_call_is_what_would_be_reserved() -> None:
@@ -128,7 +150,13 @@ def test_what_the_series_has_been_answered_is_not_asked_again(store: Store) -> N
     scene.answer(chat_body())
     found = planned([*request_lines(3), request_line("new", "new")], store_path=store.path)
 
-    assert found["tasks"] == {"to_ask": 3, "answered_before": 1, "repeats": 0, "need_retry": 0}
+    assert found["tasks"] == {
+        "to_ask": 3,
+        "answered_before": 1,
+        "in_batches": 0,
+        "repeats": 0,
+        "need_retry": 0,
+    }
 
 
 def test_a_plan_changes_nothing_in_the_users_store(store: Store) -> None:
@@ -195,6 +223,7 @@ def test_an_input_that_ends_early_is_no_plan_for_a_run_would_refuse_it(tmp_path:
             store_path=NOWHERE,
             skip_invalid=True,
             budget=None,
+            now=NOW,
         )
 
 
@@ -213,7 +242,13 @@ def test_failed_rows_of_a_finished_run_need_retry_and_are_not_asked(store: Store
     scene.fail({"code": "fate_unknown"}, to=TaskState.HELD)
     for start in range(2):
         found = planned(request_lines(3), store_path=store.path)
-        assert found["tasks"] == {"to_ask": 0, "answered_before": 1, "repeats": 0, "need_retry": 2}
+        assert found["tasks"] == {
+            "to_ask": 0,
+            "answered_before": 1,
+            "in_batches": 0,
+            "repeats": 0,
+            "need_retry": 2,
+        }
         assert found["run"] == scene.run.name
         assert found["calls"] == 0
         if start == 0:
@@ -229,7 +264,13 @@ def test_a_new_run_asks_again_what_failed_in_an_earlier_one(store: Store) -> Non
     scene.fail({"code": "400"})
     finish(scene)
     found = planned([*request_lines(2), request_line("new", "new")], store_path=store.path)
-    assert found["tasks"] == {"to_ask": 2, "answered_before": 1, "repeats": 0, "need_retry": 0}
+    assert found["tasks"] == {
+        "to_ask": 2,
+        "answered_before": 1,
+        "in_batches": 0,
+        "repeats": 0,
+        "need_retry": 0,
+    }
     assert found["run"] is None
 
 
@@ -241,7 +282,13 @@ def test_an_answer_that_the_job_does_not_accept_needs_retry_too(store: Store) ->
     scene.answer(chat_body(), fault="schema_mismatch")
     scene.answer(chat_body())
     found = planned(lines, job=job, store_path=store.path)
-    assert found["tasks"] == {"to_ask": 0, "answered_before": 1, "repeats": 0, "need_retry": 2}
+    assert found["tasks"] == {
+        "to_ask": 0,
+        "answered_before": 1,
+        "in_batches": 0,
+        "repeats": 0,
+        "need_retry": 2,
+    }
 
 
 def test_what_the_run_has_spent_is_gone_from_its_budget(store: Store) -> None:
@@ -306,6 +353,7 @@ def test_equal_texts_are_asked_once_only_where_the_job_says_so() -> None:
     assert planned(lines, job=text_job(dedupe=True))["tasks"] == {
         "to_ask": 1,
         "answered_before": 0,
+        "in_batches": 0,
         "repeats": 2,
         "need_retry": 0,
     }
@@ -336,6 +384,137 @@ def test_the_dearest_pack_costs_as_much_as_its_texts_together() -> None:
 def test_texts_may_come_as_tokens_and_lists_of_texts_go_alone() -> None:
     lines = [json.dumps({"t": given}).encode() for given in ([1, 2], [3], ["a", "b"], "c", "d")]
     assert planned(lines, job=text_job())["calls"] == 3
+
+
+# Batches
+
+
+def batch_job() -> Job:
+    return replace(requests_job("-"), mode="batch")
+
+
+def test_a_plan_counts_batches_as_a_run_would_write_them(store: Store, tmp_path: Path) -> None:
+    lines = [
+        *request_lines(5),
+        request_line("o", "other", model="n"),
+        request_line("b", "behind", background=True),
+    ]
+    found = planned(lines, job=batch_job())
+    scene = Scene(store, lines)
+    scene.expand()
+    shards = Shards(
+        store,
+        scene.run.id,
+        Questions(scene.job),
+        PRICES,
+        urls=OPENAI.endpoints,
+        folder=tmp_path / "spool",
+        estimates=Estimates(),
+    )
+    written = [shards.write(Bounds(), of=Group("chat", model)) for model in ("m", "n")]
+    assert all(isinstance(one, Written) for one in written)
+    assert found["batches"]["count"] == 2
+    assert found["batches"]["bytes"] == sum(one.size for one in written)  # type: ignore[union-attr]
+    assert found["batches"]["tokens"] == {"m": written[0].tokens, "n": written[1].tokens}  # type: ignore[union-attr]
+    assert [(one["code"], one["rows"]) for one in found["batches"]["unfit"]] == [("background_unsupported", 1)]
+    assert "To ask    7 rows in 2 batches" in _lines(found)
+
+
+@pytest.mark.parametrize(
+    ("bound", "count"), [("most_requests", 4), ("most_bytes", 4), ("most_inputs", 4)], ids=str
+)
+def test_a_batch_ends_at_each_bound_of_its_provider(bound: str, count: int) -> None:
+    size = planned(texts(1), job=replace(text_job(), mode="batch"))["batches"]["bytes"]
+    small = replace(OPENAI, **{bound: 3 * size + 20 if bound == "most_bytes" else 3})
+    found = planned(texts(10), job=replace(text_job(), mode="batch"), provider=small)
+    assert found["batches"]["count"] == count
+    assert found["calls"] == 10
+
+
+def test_what_a_provider_takes_no_batches_of_is_told_before() -> None:
+    found = planned(texts(3), job=replace(text_job(), mode="batch"), provider=AZURE)
+    assert found["batches"]["count"] == 0
+    assert found["batches"]["unfit"][0]["rows"] == 3
+    assert "no batch takes 3 rows" in "\n".join(_lines(found))
+    assert found["batches"]["expire"] is False
+
+
+def test_the_limit_of_the_queue_that_an_earlier_run_met_cuts_batches(store: Store) -> None:
+    lines = request_lines(20)
+    tokens = planned(lines)["batches"]["tokens"]["m"]
+    Scene(store, request_lines(1))
+    with store.write() as connection:
+        batches.learn_queue(connection, [(IDENTITY.account, "m", tokens // 2)])
+    found = planned(lines, job=batch_job(), store_path=store.path)
+    assert found["batches"]["queue_takes"] == {"m": tokens // 2}
+    assert found["batches"]["count"] == 3
+    assert f"takes {tokens // 2:,} of m at a time" in "\n".join(_lines(found))
+
+
+def test_a_row_that_is_larger_than_the_queue_goes_alone(store: Store) -> None:
+    with store.write() as connection:
+        batches.learn_queue(connection, [(IDENTITY.account, "m", 40)])
+    lines = [*request_lines(2), request_line("long", "word " * 100), request_line("last")]
+    found = planned(lines, job=batch_job(), store_path=store.path)
+    assert sum(found["batches"]["tokens"].values()) > 100
+    assert found["batches"]["count"] >= 2
+    assert found["batches"]["unfit"] == []
+
+
+def test_what_is_out_in_a_batch_is_waited_for_and_not_asked(store: Store) -> None:
+    scene = Scene(store, request_lines(3))
+    scene.expand()
+    scene.plan(*[task for (task,) in scene.query("SELECT id FROM task LIMIT 2")])
+    found = planned(request_lines(3), job=batch_job(), store_path=store.path)
+    assert (found["tasks"]["to_ask"], found["tasks"]["in_batches"]) == (1, 2)
+    assert "To ask    1 row in 1 batch; 2 out in batches of earlier starts" in _lines(found)
+
+
+def test_a_budget_in_batches_counts_at_their_price() -> None:
+    prices = Prices.parse(
+        b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 1000,'
+        b' "batch": {"input": "0.5", "output": "1"}}}}',
+        "p",
+    )
+    online = planned(request_lines(2), prices=prices, budget=10**10)["budget"]
+    found = planned(request_lines(2), prices=prices, budget=10**10, job=batch_job())
+    assert Decimal(found["budget"]["dearest_call_usd"]) == Decimal(online["dearest_call_usd"]) / 2
+    assert Decimal(found["batches"]["most_usd"]) == 2 * Decimal(found["budget"]["dearest_call_usd"])
+    assert "allows all rows out at once" in "\n".join(_lines(found))
+
+
+def auto_job(deadline: str) -> Job:
+    return replace(text_job("responses"), mode="auto", deadline=parse_deadline(deadline))
+
+
+def test_auto_says_which_ways_it_goes_and_until_when() -> None:
+    prices = Prices.parse(
+        b'{"as_of": "2026-11-01", "models": {"m": {"input": "1", "output": "2", "max_output": 1000,'
+        b' "flex": {"input": "0.5", "output": "1"}}}}',
+        "p",
+    )
+    found = planned(texts(3), job=auto_job("2h"), prices=prices)
+    assert found["auto"] == {
+        "ways": ["flex", "batch", "online"],
+        "switch_at": "2026-11-21T21:49:00Z",
+        "deadline": "2026-11-21T22:00:00Z",
+        "calls_per_second": None,
+    }
+    assert "done by 2026-11-21T22:00:00Z: flex, then batches, then online" in "\n".join(_lines(found))
+    assert planned(texts(3), job=auto_job("2h"))["auto"]["ways"] == ["batch", "online"]
+    assert planned(texts(3), job=text_job())["auto"] is None
+
+
+def test_auto_reckons_with_what_the_run_has_learned_of_the_standard_way(store: Store) -> None:
+    job = auto_job("2h")
+    scene = Scene(store, texts(300), job=job)
+    with store.write() as connection:
+        runs.beat(connection, [runs.Beat(scene.run.id, {"calls_per_second_allowed": 0.5})])
+        connection.exec_driver_sql("UPDATE run SET created_at = ?", (int(NOW.timestamp() * 1_000_000),))
+    found = planned(texts(300), job=job, store_path=store.path)
+    # 300 rows at a row a second, the least that is reckoned with, and a quarter more: 375 s, and 660 for the end.
+    assert found["auto"]["switch_at"] == "2026-11-21T21:42:45Z"
+    assert found["auto"]["calls_per_second"] == 0.5
 
 
 # What a shorter answer would change

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.polling import LONGEST_PAUSE, Look, hours, is_believed, pause, pause_in_trouble, stands_still
+from runner.polling import (
+    LONGEST_PAUSE,
+    Look,
+    hours,
+    is_believed,
+    pause,
+    pause_in_trouble,
+    stands_still,
+    unheard_of,
+)
 from runner.remote import RemoteBatch
 
 
@@ -63,4 +72,19 @@ def test_a_batch_that_stands_still_is_named_with_its_age(
 
 
 def test_ages_read_like_ages() -> None:
-    assert [hours(one) for one in (45, 720, 11_100, 187_200)] == ["45 s", "12m", "3h05m", "2d04h"]
+    assert [hours(one) for one in (0.2, 45, 720, 11_100, 187_200)] == ["1 s", "45 s", "12m", "3h05m", "2d04h"]
+
+
+def test_a_state_that_nobody_knows_is_named() -> None:
+    known = (
+        "validating",
+        "in_progress",
+        "finalizing",
+        "completed",
+        "failed",
+        "expired",
+        "cancelling",
+        "cancelled",
+    )
+    assert [unheard_of(one) for one in known] == [""] * len(known)
+    assert '"reticulating"' in unheard_of("reticulating")

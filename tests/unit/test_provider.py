@@ -6,7 +6,18 @@ import pytest
 
 from runner import classify
 from runner.endpoints import ENDPOINTS
-from runner.provider import AZURE, AZURE_DATED, OPENAI, SIM, failure_kind, provider_of
+from runner.errors import AccessRefused, MoneyRefused
+from runner.provider import (
+    AZURE,
+    AZURE_DATED,
+    OPENAI,
+    SIM,
+    account_fault,
+    failure_kind,
+    provider_of,
+    why_failed,
+)
+from runner.remote import Failure, RemoteBatch
 
 
 @pytest.mark.parametrize(
@@ -79,3 +90,43 @@ def test_a_message_tells_what_its_code_does_not() -> None:
 
 def test_money_has_the_same_names_here_as_online() -> None:
     assert {failure_kind(code) for code in classify._MONEY} == {"money"}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        ("failed", "insufficient_quota", MoneyRefused),
+        ("failed", "invalid_api_key", AccessRefused),
+        ("failed", "invalid_json_line", None),
+        ("failed", "token_limit_exceeded", None),
+        ("completed", "insufficient_quota", None),
+    ],
+)
+def test_only_a_batch_that_failed_for_the_accounts_sake_ends_the_run(
+    status: str, code: str, error: type[Exception] | None
+) -> None:
+    batch = RemoteBatch("batch_1", status, failures=(Failure(code, "It cannot be."),))
+    found = account_fault(batch)
+    assert type(found) is (error or type(None))
+    if found is not None:
+        assert "Batch batch_1 failed: It cannot be." in str(found)
+        assert "run the same command again" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ((), "failed; its server gives no reason"),
+        (
+            (Failure("invalid_url", "Not a url.", line=2), Failure("invalid_url", "Nor this.", line=3)),
+            "failed: Not a url (invalid_url, line 2 of its file, and 1 more)",
+        ),
+        ((Failure("token_limit_exceeded", "Enqueued token limit reached."),), ""),
+    ],
+)
+def test_why_a_batch_failed_is_said_in_the_servers_words(failures: tuple[Failure, ...], said: str) -> None:
+    assert why_failed(RemoteBatch("batch_1", "failed", failures=failures)) == said
+
+
+def test_a_batch_that_did_not_fail_has_no_reason() -> None:
+    assert why_failed(RemoteBatch("batch_1", "expired", failures=(Failure("batch_expired", "late"),))) == ""

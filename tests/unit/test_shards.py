@@ -28,7 +28,7 @@ def filled(bounds: Bounds, count: int) -> Filling:
 
 
 def test_the_bounds_are_those_of_the_api() -> None:
-    assert Bounds() == (50_000, 200_000_000, 50_000, None, None)
+    assert Bounds() == (50_000, 200_000_000, 50_000, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -173,3 +173,10 @@ def test_grouping_moves_each_line_once_and_keeps_the_order_within() -> None:
             places = [place for place, at in enumerate(order) if prefixes[at] == prefix]
             assert places == list(range(places[0], places[0] + len(places)))
             assert [order[place] for place in places] == sorted(order[place] for place in places)
+
+
+def test_a_shard_takes_no_more_of_the_disk_than_it_may() -> None:
+    filling = Filling(Bounds(disk=250))
+
+    assert [filling.take(100, inputs=0, tokens=1, cost=0) for _ in range(3)] == [None, None, Bound.DISK]
+    assert never_fits(Bounds(disk=250), 1_000, 0) is None, "no fault of the line's"

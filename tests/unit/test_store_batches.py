@@ -243,42 +243,28 @@ def test_what_is_learned_of_a_queue_is_kept_by_account_and_model(scene: Scene) -
 
 
 def test_members_are_those_still_out_in_this_batch(scene: Scene) -> None:
-    one, two, three, four, _ = ready(scene)
+    one, two, three, *_ = ready(scene)
     batch_id, other = scene.plan(two, one, reserved=None), scene.plan(three)
-    every = [*keys(scene), (b"x" * 32, 0), (keys(scene)[0][0], 1)]
 
-    def members(of: int) -> dict[tuple[bytes, int], Member]:
+    def members(of: int, **page: int) -> list[tuple[bytes, int, Member]]:
         with scene.store.read() as connection:
-            return batches.members(connection, of, every)
+            return batches.members(connection, of, **{"after_call": 0, "limit": ALL} | page)
 
     found = members(batch_id)
-    assert {key: member.task_id for key, member in found.items()} == {every[0]: one, every[1]: two}
-    member = found[every[0]]
-    assert (member.key, member.record, member.attempts, member.reserved) == (
-        "r0",
-        request_line("r0", "question 0"),
-        0,
-        None,
-    )
-    assert list(members(other)) == [every[2]]
+    first, second, third = keys(scene)[:3]
+    assert [(one[:2], one[2].task_id) for one in found] == [(second, two), (first, one)]
+    member = found[1][2]
+    assert (member.key, member.attempts, member.reserved) == ("r0", 0, None)
+    assert [one[:2] for one in members(other)] == [third]
+    assert members(batch_id, limit=1) == found[:1]
+    assert members(batch_id, after_call=found[0][2].call_id) == found[1:]
+    assert left(scene, batch_id) == [one[2] for one in found]
     answer(scene, member)
-    assert list(members(batch_id)) == [every[1]]
+    assert members(batch_id) == found[:1]
     with scene.store.read() as connection:
-        assert batches.members(connection, batch_id, []) == {}
         assert batches.worst_case(connection, other) == 100
         assert batches.worst_case(connection, batch_id) == 0
-    assert four not in {one.task_id for one in (*found.values(), *members(other).values())}
-
-
-def test_members_are_found_among_many(store: Store) -> None:
-    scene = Scene(store, request_lines(200))
-    scene.expand()
-    batch_id = scene.plan(*ready(scene))
-    with store.read() as connection:
-        found = batches.members(connection, batch_id, keys(scene)[::-1])
-    assert {key: one.task_id for key, one in found.items()} == {
-        key: n + 1 for n, key in enumerate(keys(scene))
-    }
+        assert batches.record(connection, member.row_id) == request_line("r0", "question 0")
 
 
 def test_what_is_left_comes_in_the_order_of_the_lines(scene: Scene) -> None:
@@ -388,10 +374,10 @@ def test_the_numbers_of_a_dissolved_batch_say_nothing_of_the_next(scene: Scene) 
     assert get(scene, batch_id).first_call == get(scene, gone).first_call
     assert left(scene, gone) == []
     assert len(left(scene, batch_id)) == 5
-    every = keys(scene)
     with scene.store.read() as connection:
         assert batches.content(connection, gone, after_call=0, limit=ALL) == []
-        assert batches.members(connection, gone, every) == {}
+        assert batches.members(connection, gone, after_call=0, limit=ALL) == []
+        assert batches.keys(connection, gone, after_call=0, limit=ALL) == []
         assert batches.worst_case(connection, gone) == 0
 
 
@@ -569,7 +555,8 @@ def test_what_batches_are_asked_is_found_by_an_index(scene: Scene) -> None:
         driver.set_trace_callback(explain)  # type: ignore[union-attr]
         batches.left(connection, 1, after_call=0, limit=1)
         batches.content(connection, 1, after_call=0, limit=1)
-        batches.members(connection, 1, [(b"x", 0)])
+        batches.members(connection, 1, after_call=0, limit=1)
+        batches.keys(connection, 1, after_call=0, limit=1)
         batches.worst_case(connection, 1)
         batches.out(connection, 1)
         batches.find_remote(connection, "b")
@@ -580,5 +567,5 @@ def test_what_batches_are_asked_is_found_by_an_index(scene: Scene) -> None:
                 for one in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement.replace(':', '::')}")
             ]
     tables = ("task", "call", "row", "attempt", "batch")
-    assert len(statements) >= 6
+    assert len(statements) >= 7
     assert [one for one in plans if one.startswith("SCAN") and one.split()[1] in tables] == []

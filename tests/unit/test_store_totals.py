@@ -6,7 +6,7 @@ import pytest
 from scene import Scene, answer_of, chat_body, request_line, request_lines, settlement
 from sqlalchemy import Connection
 
-from runner.model import Outcome, TaskState
+from runner.model import Kind, Outcome, TaskState
 from runner.store import batches, rows, series, tasks, totals
 from runner.store.database import Store
 from runner.store.tasks import Claim
@@ -333,6 +333,23 @@ def test_a_line_that_goes_into_a_further_batch_is_a_retry_once_that_is_settled(s
     assert attempts(scene) == totals.Attempts(1, 0, 0, 0, 0)
     scene.settle(settlement(one.call_id, 1, TaskState.ANSWERED, answer=answer_of(chat_body())))
     assert attempts(scene) == totals.Attempts(2, 1, 0, 0, 0)
+
+
+def test_a_line_that_was_never_run_is_no_request_and_the_next_no_retry(store: Store) -> None:
+    scene = Scene(store, request_lines(2))
+    scene.expand()
+    [one, two] = left_in(scene, scene.plan(1, 2))
+    for member in (one, two):
+        ended = settlement(member.call_id, member.task_id, TaskState.READY, attempts=0)
+        scene.settle(ended._replace(kind=Kind.NOT_RUN.value, status=None, code="batch_expired"))
+    assert attempts(scene) == totals.Attempts(0, 0, 0, 0, 0)
+    [one, two] = left_in(scene, scene.plan(1, 2))
+    scene.settle(settlement(one.call_id, one.task_id, TaskState.ANSWERED, answer=answer_of(chat_body())))
+    scene.settle(settlement(two.call_id, two.task_id, TaskState.READY, outcome=Outcome.AMBIGUOUS))
+    assert attempts(scene) == totals.Attempts(2, 0, 0, 1, 100)
+    [two] = left_in(scene, scene.plan(2))
+    scene.settle(settlement(two.call_id, two.task_id, TaskState.ANSWERED, answer=answer_of(chat_body())))
+    assert attempts(scene) == totals.Attempts(3, 1, 0, 1, 100)
 
 
 def test_a_dissolved_batch_was_no_request(store: Store) -> None:

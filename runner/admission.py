@@ -16,6 +16,9 @@ from runner.remote import Failure
 
 LONGEST_WAIT = 24 * 3600.0
 
+QUEUE_FULL = "the account's queue is full"
+"""What the record of a shard says that waits for room."""
+
 _NAMED = re.compile(r"\blimit:?\s+([\d,_]{1,20})\s*(?:enqueued)?", re.IGNORECASE)
 _SAFETY = 0.95
 """How much of a limit is filled: the server counts tokens, we guess them."""

@@ -29,6 +29,7 @@ from runner.dispatch.submitting import Submitting
 from runner.errors import Interrupted, NotFinished, RunnerError
 from runner.intake import Intake
 from runner.model import Signal
+from runner.polling import pause_in_trouble
 from runner.provider import Provider, provider_of
 from runner.remote import RemoteBatch
 from runner.settle import Settler
@@ -93,7 +94,7 @@ class _Dispatch:
         # What an earlier run of the series has paid for is not this one's spending, nor its progress.
         self._others_settler = self._make_settler(Budget(None))
         self._stopped_by: RunnerError | None = None
-        self._ended = 0
+        self._ended = self._done = self._in_vain = 0
         self._refused_by: RunnerError | None = None
 
     async def run(self) -> dict[str, Any]:
@@ -241,6 +242,7 @@ class _Dispatch:
     async def _end(self, kept: Kept, result: str) -> None:
         await self._writer.submit(batches.end, [(kept.id, result)])
         self._ended += 1
+        self._rest_if_in_vain()
         if self._refused_by is not None:
             self._batches.stop(self._refused_by)
         if not self._is_own(kept):
@@ -260,6 +262,15 @@ class _Dispatch:
                 self._hinted_to, hinted = webhooks.hints(connection, self._hinted_to)
             if hinted:
                 self._batches.hint(hinted)
+
+    def _rest_if_in_vain(self) -> None:
+        """Lines that are put back cost no attempt: a server that does nothing else is not given batch after batch."""
+        tally = self._settler.tally
+        done = tally.answered + tally.failed + tally.held
+        self._in_vain = 0 if done > self._done else self._in_vain + 1
+        self._done = done
+        if self._in_vain:
+            self._batches.rest(pause_in_trouble(self._in_vain - 1, self._asking.job.batch.poll))
 
     def _is_late(self) -> bool:
         return self._batching.until is not None and time.time() >= self._batching.until

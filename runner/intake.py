@@ -69,8 +69,8 @@ class Intake:
         async with self._one_at_a_time:
             output, error = self._path(kept, "output"), self._path(kept, "error")
             try:
-                got_output = await self._fetch(remote.output_file_id, output)
-                got_error = await self._fetch(remote.error_file_id, error)
+                got_output = await self._fetch(kept, remote.output_file_id, output)
+                got_error = await self._fetch(kept, remote.error_file_id, error)
                 if "later" in (got_output, got_error):
                     return TakenIn(waits=True)
                 found = await self._collecting(kept).read(
@@ -146,7 +146,7 @@ class Intake:
 
         return settle
 
-    async def _fetch(self, file_id: str | None, path: Path) -> str:
+    async def _fetch(self, kept: Kept, file_id: str | None, path: Path) -> str:
         """Fetch a file: "here", "none" where there is none, "gone" where there is none any more, or "later"."""
         if file_id is None:
             return "none"
@@ -168,6 +168,7 @@ class Intake:
                         return "gone"
                     await anyio.sleep(PAUSE)
                     continue
+            self._tell(kept, "unfetched", f"its results cannot be fetched now: {found.message}; it is tried again")
             return "later"
         return "later"
 

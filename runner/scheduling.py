@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.asking import Asking, ask
 from runner.batching import Batching, batch
+from runner.errors import BatchRefused
 from runner.job import Job
 from runner.pricing import Prices
 from runner.provider import Provider, provider_of
@@ -156,7 +157,13 @@ class _Schedule:
         with self._asking.store.read() as connection:
             run = runs.get(connection, self._asking.run.id)
         batching = Batching(replace(self._asking, run=run), self._quarantine, waits=self._waits, until=until)
-        self._add(batch(batching, stop=self._stop, emit=self._emit))
+        try:
+            self._add(batch(batching, stop=self._stop, emit=self._emit))
+        except BatchRefused as refused:
+            if self._is_out():
+                raise
+            # There is another way, and rows that are to be done in time.
+            self._emit({"event": "warning", "message": str(refused)})
 
     def _left(self) -> int:
         with self._asking.store.read() as connection:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runner.admission import QUEUE_FULL
 from runner.model import RunState
 from runner.polling import MISSING, stands_still, unheard_of
 from runner.pricing import usd
@@ -61,7 +62,7 @@ def one_run(store_url: str, run_name: str, *, clock: Clock = time.time) -> dict[
         short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0)}
     progress = run.progress or {}
     running = short["state"] == "running"
-    told = [_batch(run, one, now) for one in out]
+    told = [_batch(one, now) for one in out]
     return {
         **short,
         "provider": identity.provider,
@@ -128,7 +129,7 @@ def _is_sent(batch: Kept) -> bool:
     return batch.submission.stage not in UNSENT
 
 
-def _batch(run: Run, batch: Kept, now: float) -> dict[str, Any]:
+def _batch(batch: Kept, now: float) -> dict[str, Any]:
     """A batch that has not ended; `sent` if it is at the provider, or may be. `age_seconds` is since it was submitted,
     or planned; `waits_until` the time of the next try of one that is not submitted; `odd` says what is not as usual."""
     submission, seen = batch.submission, batch.seen
@@ -138,7 +139,7 @@ def _batch(run: Run, batch: Kept, now: float) -> dict[str, Any]:
         "batch": submission.batch_id or submission.shard,
         "run": batch.run_name,
         "model": batch.model,
-        "state": _state(run, batch, waits=due is not None),
+        "state": _state(batch, waits=due is not None),
         "sent": _is_sent(batch),
         "lines": batch.lines,
         "done": None if seen is None or not _is_sent(batch) else seen.completed,
@@ -148,11 +149,9 @@ def _batch(run: Run, batch: Kept, now: float) -> dict[str, Any]:
     }
 
 
-def _state(run: Run, batch: Kept, *, waits: bool) -> str:
+def _state(batch: Kept, *, waits: bool) -> str:
     """The server's word for a batch, or our own for one that it has not told of yet."""
-    shard = batch.submission.shard
-    told = [one for one in (run.progress or {}).get("batches", ()) if one["batch"] == shard]
-    if waits and told and told[0]["state"] == "queue_full":
+    if waits and batch.submission.words == QUEUE_FULL:
         return "queue_full"
     return batch.submission.stage.value if batch.seen is None else batch.seen.status
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from runner.admission import Queue, too_large
+from runner.admission import QUEUE_FULL, Queue, too_large
 from runner.dispatch.batch_wiring import TakenIn, Wiring
 from runner.dispatch.patience import Patience
 from runner.dispatch.submitting import BytesGone
@@ -134,8 +134,16 @@ class Life:
                 if stepped.trouble and self.submission.tries >= WORTH_A_WORD:
                     in_ = hours(stepped.until - self._clock())
                     self._wiring.tell(self.kept, "unsent", f"{stepped.trouble}; again in {in_}")
-                await self._patience.until(stepped.until, self.poke)
+                await self._wait_until(stepped.until)
         return True
+
+    async def _wait_until(self, when: float) -> None:
+        """Wait with the submission until then, or, where it waits for room, until there may be some."""
+        self.waits_for_room = not self.is_sent and self.submission.words == QUEUE_FULL
+        await self._patience.until(when, self.poke)
+        if self.waits_for_room:
+            self.waits_for_room = False
+            self._hold_on_to(self.submission._replace(due=self._clock(), words=""))
 
     def _hold_on_to(self, submission: Submission) -> None:
         before, self.kept = self.submission, self.kept._replace(submission=submission)
@@ -158,14 +166,11 @@ class Life:
             )
             return False
         until = self._clock() + full.wait
-        self._wiring.tell(
-            self.kept, "queue_full", f"the account's queue is full: again in {hours(full.wait)}"
-        )
-        await self._wiring.keep(self.kept.id, self.submission._replace(due=until))
-        self.waits_for_room = True
-        await self._patience.until(until, self.poke)
-        self.waits_for_room = False
-        self._hold_on_to(self.submission._replace(due=self._clock()))
+        self._wiring.tell(self.kept, "queue_full", f"{QUEUE_FULL}: again in {hours(full.wait)}")
+        waiting = self.submission._replace(due=until, words=QUEUE_FULL)
+        await self._wiring.keep(self.kept.id, waiting)
+        self._hold_on_to(waiting)
+        await self._wait_until(until)
         return True
 
     async def _hold(self, words: str) -> None:

@@ -62,6 +62,7 @@ class Batches:
         self._changed = asyncio.Event()
         self._error: RunnerError | None = None
         self._waiting: Room | None = None
+        self._rests_until = 0.0
         self.still_out = False
 
     @property
@@ -88,6 +89,10 @@ class Batches:
         for life in self._lives.values():
             life.call_off()
         self._changed.set()
+
+    def rest(self, seconds: float) -> None:
+        """Plan nothing for a while: the last batch got no row any further."""
+        self._rests_until = self._clock() + seconds
 
     def hint(self, remote_ids: list[str]) -> None:
         """Somebody says that something has happened to these batches."""
@@ -128,6 +133,8 @@ class Batches:
         if any(life.takes_in for life in self._lives.values()):
             # What it leaves goes into the same shard.
             return Room()
+        if self._clock() < self._rests_until:
+            return Room(until=self._rests_until)
         unsent = sum(not life.is_sent for life in self._lives.values())
         if unsent >= MOST_UNSENT or len(self._lives) >= MOST_OUT:
             return Room(full=True)

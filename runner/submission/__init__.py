@@ -46,8 +46,7 @@ run; the record says no wait for them, for who starts it again has done that. Wh
 POST, the same answers mean: ask again later.
 
 HELD is an end: nobody but a person can tell whether the batch is there, and to create another on a guess may
-cost twice. The driver holds the shard's tasks then; `runner retry` asks them again in another shard, and
-`runner retry` asks its rows again, in another shard.
+cost twice. The driver holds the shard's tasks then; `runner retry` asks them again, in another shard.
 
 Q must exceed list lag + late arrival + clock jumps: then no shard is submitted twice. `since` is not t_send but
 the moment after which this sender cannot send any more: when its answer was given up, or when another process

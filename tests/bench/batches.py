@@ -5,7 +5,8 @@
     python tests/bench/batches.py merge JOB_OR_REQUESTS FOLDER
 
 are processes of their own, that memory may be told apart: `pack` writes the shards of all rows of FOLDER/store.db
-and plans them there, `answer` makes the first few shards' results, in another order, and `merge` collects these.
+and plans them there, `answer` makes the first few shards' results, in another order, and those of as many more in
+their own, and `merge` collects the few that are next.
 """
 
 from __future__ import annotations
@@ -61,15 +62,17 @@ def figures(folder: Path, *, rows: int = ROWS, few: int = FEW, records: int = RE
         f"{records:,} rows of 1 kB, rendered", _pack(folder / "records", "records", records)[0].said
     )
     work("batches", ["answer", folder / "many"], folder)
-    merged = work("batches", ["merge", source, folder / "many"], folder)
-    said = merged.said
-    yield Figure(
-        "batches",
-        f"results of {said['lines']:,} lines merged, {said['size'] / 1e6:.0f} MB",
-        f"{rate(said['lines'], said['cpu'])} of CPU, {rate(said['lines'], said['wall'])} of wall time",
-        "20,000/s",
-    )
-    yield Figure("batches", "merging, peak memory", f"{merged.rss:.0f} MB", "200 MB")
+    most = 0.0
+    for order in ("shuffled", "in order"):
+        merged = work("batches", ["merge", source, folder / "many"], folder)
+        said, most = merged.said, max(most, merged.rss)
+        yield Figure(
+            "batches",
+            f"results of {said['lines']:,} lines merged, {order}, {said['size'] / 1e6:.0f} MB",
+            f"{rate(said['lines'], said['cpu'])} of CPU, {rate(said['lines'], said['wall'])} of wall time",
+            "20,000/s",
+        )
+    yield Figure("batches", "merging, peak memory", f"{most:.0f} MB", "200 MB")
 
 
 def _pack(folder: Path, kind: str, rows: int) -> tuple[Cost, Path]:
@@ -130,11 +133,13 @@ def pack(source: str, folder: Path) -> dict[str, float]:
 
 
 def answer(folder: Path) -> dict[str, int]:
-    """Make the results of the first shards, each in another order, one line in a hundred of them an error."""
+    """Make the results of the first shards, each in another order, and of as many more in theirs; one line in a
+    hundred is an error."""
     chance = random.Random(11)
-    for path in sorted((folder / "shards").glob("?????.jsonl"))[:MERGED_SHARDS]:
+    for place, path in enumerate(sorted((folder / "shards").glob("?????.jsonl"))[: 2 * MERGED_SHARDS]):
         ids = [orjson.loads(line)["custom_id"] for line in path.read_bytes().split(b"\n")[:-1]]
-        chance.shuffle(ids)
+        if place < MERGED_SHARDS:
+            chance.shuffle(ids)
         with (
             path.with_suffix(".output").open("wb") as output,
             path.with_suffix(".error").open("wb") as errors,
@@ -146,22 +151,20 @@ def answer(folder: Path) -> dict[str, int]:
 
 
 def merge(source: str, folder: Path) -> dict[str, float]:
-    """Collect the results of the first shards; seconds of CPU and wall time."""
+    """Collect the results of the next shards; seconds of CPU and wall time."""
     store, tenure, _, job = _taken_up(source, folder)
     with store:
         start, wall = time.process_time(), time.perf_counter()
-        lines = asyncio.run(_merge(store, tenure, job, folder))
+        lines, size = asyncio.run(_merge(store, tenure, job, folder))
         return {
             "cpu": time.process_time() - start,
             "wall": time.perf_counter() - wall,
             "lines": lines,
-            "size": sum(
-                one.stat().st_size for one in (folder / "shards").iterdir() if one.suffix != ".jsonl"
-            ),
+            "size": size,
         }
 
 
-async def _merge(store: Store, tenure: Tenure, job: Job, folder: Path) -> int:
+async def _merge(store: Store, tenure: Tenure, job: Job, folder: Path) -> tuple[int, int]:
     from runner.budget import Budget
     from runner.dispatch.collecting import Collecting, forced_tool_of
     from runner.settle import Policy, Settler
@@ -185,7 +188,7 @@ async def _merge(store: Store, tenure: Tenure, job: Job, folder: Path) -> int:
         _, settlements = settler.settle(ended)
         return settlements, writer.submit(tasks.settle, settlements)
 
-    settled = 0
+    settled = size = 0
     for kept in out[:MERGED_SHARDS]:
         collecting = Collecting(
             store, kept, settle=settle, forced_tool=forced_tool_of(job), folder=folder / "unmatched"
@@ -195,8 +198,9 @@ async def _merge(store: Store, tenure: Tenure, job: Job, folder: Path) -> int:
         assert (found.left, found.unknown, found.unreadable) == (0, 0, 0), found
         await writer.submit(batches.end, [(kept.id, "collected")])
         settled += found.settled
+        size += sum(path.stat().st_size for path in paths)
     await writer.close()
-    return settled
+    return settled, size
 
 
 def _taken_up(source: str, folder: Path) -> tuple[Store, Tenure, Run, Job]:

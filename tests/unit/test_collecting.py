@@ -15,7 +15,7 @@ from scene import PRICES, Scene, chat_body, request_line, request_lines
 from runner.budget import Budget
 from runner.dispatch import collecting
 from runner.dispatch.collecting import Collecting, Collection, forced_tool_of
-from runner.errors import RunnerError
+from runner.errors import RunnerError, StoreUnusable
 from runner.job import Job, Retry, requests_job
 from runner.model import Call, Reply, Usage
 from runner.record.line_id import line_id
@@ -134,9 +134,8 @@ class Desk:
         return Collecting(
             self.store,
             batch,
-            forced_tool=forced_tool_of(self.scene.job),
             folder=self.spool,
-            **{"settle": self.settle, **more},
+            **{"settle": self.settle, "forced_tool": forced_tool_of(self.scene.job), **more},
         )
 
     def read(
@@ -449,6 +448,75 @@ def test_a_task_that_is_on_its_way_to_the_disk_is_not_settled_twice(
     assert desk.states == "AAAAAb"
     assert desk.bodies[:5] == [one] * 5
     assert (found.settled, found.duplicates, found.conflicts, found.left) == (5, 15, 2, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_told_in_any_order_is_settled_in_that_of_the_batch(
+    desk: Desk, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "CHUNK_LINES", 2)
+    calls: list[int] = []
+
+    def settle(ended: Sequence[tuple[Call, Reply]]) -> tuple[Sequence[Settlement], Awaitable[object]]:
+        calls.extend(call.id for call, _ in ended)
+        return desk.settle(ended)
+
+    lines = [*map(answered, desk.ids[:4]), *(refused(one, 400, "bad") for one in desk.ids[4:])]
+    random.Random(seed).shuffle(lines)
+    found = desk.read(lines[:3], lines[3:], settle=settle)
+
+    assert desk.states == "AAAAFF"
+    assert calls == sorted(calls)
+    assert desk.chunks == [2, 2, 2]
+    assert found.settled == 6
+
+
+def test_results_that_change_while_they_are_read_are_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "CHUNK_LINES", 2)
+    path = desk.file("out", *map(answered, desk.ids))
+
+    def settle(ended: Sequence[tuple[Call, Reply]]) -> tuple[Sequence[Settlement], Awaitable[object]]:
+        path.write_bytes(b"")
+        return desk.settle(ended)
+
+    with pytest.raises(StoreUnusable, match=r"The results .*/out cannot be read: it has changed meanwhile"):
+        asyncio.run(desk.collecting(settle=settle).read(path, None))
+    assert desk.states == "AAbbbb"
+    assert desk.read(list(map(answered, desk.ids))).settled == 4
+
+
+def test_long_files_leave_the_others_their_turns(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collecting, "CHUNK_LINES", 2)
+    path = desk.file("out", *[answered(None)] * 20)
+
+    async def collect() -> int:
+        collection = asyncio.ensure_future(desk.collecting().read(path, None))
+        turns = 0
+        while not collection.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns
+
+    assert asyncio.run(collect()) >= 10
+
+
+def test_whether_a_tool_is_forced_is_asked_of_the_record_of_each_line(desk: Desk) -> None:
+    forced: list[bool] = []
+
+    def settle(ended: Sequence[tuple[Call, Reply]]) -> tuple[Sequence[Settlement], Awaitable[object]]:
+        forced.extend(call.forced_tool for call, _ in ended)
+        return desk.settle(ended)
+
+    desk.read([answered(desk.ids[2])], settle=settle, forced_tool=lambda record: b"question 2" in record)
+    asyncio.run(
+        desk.collecting(settle=settle, forced_tool=lambda record: b"question 4" in record).settle_left(
+            "unreported"
+        )
+    )
+
+    assert forced == [True, False, False, False, True, False]
 
 
 def test_chunks_are_bounded_by_lines_and_by_bytes(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -416,7 +416,9 @@ def test_a_plan_counts_batches_as_a_run_would_write_them(store: Store, tmp_path:
     assert found["batches"]["count"] == 2
     assert found["batches"]["bytes"] == sum(one.size for one in written)  # type: ignore[union-attr]
     assert found["batches"]["tokens"] == {"m": written[0].tokens, "n": written[1].tokens}  # type: ignore[union-attr]
-    assert [(one["code"], one["rows"]) for one in found["batches"]["unfit"]] == [("background_unsupported", 1)]
+    assert [(one["code"], one["rows"]) for one in found["batches"]["unfit"]] == [
+        ("background_unsupported", 1)
+    ]
     assert "To ask    7 rows in 2 batches" in _lines(found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from scene import IDENTITY, Scene, chat_body, request_lines, settlement
 
+from runner.admission import QUEUE_FULL
 from runner.cli.status import _one
 from runner.model import Outcome, RunState, TaskState
 from runner.remote import RemoteBatch
@@ -250,12 +251,7 @@ def test_what_was_not_sent_does_not_go_on_by_itself(store: Store) -> None:
 
 def test_a_batch_that_waits_for_room_says_until_when(store: Store) -> None:
     scene, number = with_batch(store)
-    keep(scene, number, stage=Stage.UPLOADED, file_id="file-1", due=AT + 300)
-    with store.read() as connection:
-        shard = batches.get(connection, number).submission.shard
-    told = {"batches": [{"batch": shard, "state": "queue_full"}]}
-    with store.write() as connection:
-        runs.beat(connection, [runs.Beat(scene.run.id, told)])
+    keep(scene, number, stage=Stage.UPLOADED, file_id="file-1", due=AT + 300, words=QUEUE_FULL)
     found = at(scene)
     assert found["state"] == "waiting"
     assert (found["batches"][0]["state"], found["batches"][0]["waits_until"]) == (

@@ -289,6 +289,9 @@ def test_what_the_lines_were_written_from_is_told_whatever_became_of_them(scene:
             found = batches.content(connection, batch_id, after_call=after_call, limit=limit)
         assert [one.call_id for one in found] == sorted(one.call_id for one in found)
         assert all(b'"question ' in one.record for one in found)
+        with scene.store.read() as connection:
+            told = batches.keys(connection, batch_id, after_call=after_call, limit=limit)
+        assert told == [one[:3] for one in found]
         return [(one.hash, one.occurrence) for one in found]
 
     assert content() == expected

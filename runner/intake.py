@@ -168,7 +168,9 @@ class Intake:
                         return "gone"
                     await anyio.sleep(PAUSE)
                     continue
-            self._tell(kept, "unfetched", f"its results cannot be fetched now: {found.message}; it is tried again")
+            self._tell(
+                kept, "unfetched", f"its results cannot be fetched now: {found.message}; it is tried again"
+            )
             return "later"
         return "later"
 

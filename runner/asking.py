@@ -10,7 +10,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -18,9 +19,10 @@ from runner import loop, packing, retirement
 from runner.allowance import Allowance
 from runner.api.account import Account
 from runner.budget import Budget
-from runner.dispatch.feed import Feed, Most
+from runner.dispatch.feed import Feed
 from runner.dispatch.gate import Gate
 from runner.dispatch.online import Online, Wiring
+from runner.dispatch.pack import Most
 from runner.endpoints import ENDPOINTS, with_tier
 from runner.errors import Interrupted
 from runner.expand import CHUNK_ROWS, PACKED_ROWS, expand
@@ -43,6 +45,11 @@ from runner.store.writer import GroupWriter
 from runner.structured import Checker
 from runner.tokens import Estimates
 from runner.turn import WHOLE, Turn, TurnOver, Watch
+
+if TYPE_CHECKING:
+    from runner.api.sending import Landed, Sending
+
+    Start = Callable[[str, str | None, bytes, Landed], Sending]
 
 CONCURRENCY = 1_000
 """The most calls in flight where neither the job nor the command line says how many; the limiter finds how many
@@ -134,21 +141,11 @@ class _Dispatch:
         )
         self._share_limits()
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
-        self._online = Online(
-            self._feed,
-            Wiring(claim=self._claim, send=self._send, settle=self._settle, clock=time.monotonic),
-            gate=self._gate,
-            limiter=self._limiter,
-            charge=self._charge,
-            reserve=self._allowance.reserve,
-            on_budget=self._allowance.reached,
-            on_exhausted=self._allowance.exhausted,
-            told=self._gate_held,
-        )
         try:
             async with transport_for(
                 asking.account, concurrency=ceiling, deadline=asking.deadline
             ) as self._transport:
+                self._online = self._make_online()
                 await self._look_up_models()
                 # Others who share the limits hear of this run before its first call.
                 await self._writer.submit(runs.beat, [Beat(asking.run.id, self._progress())])
@@ -157,6 +154,29 @@ class _Dispatch:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._writer.close()
+
+    def _make_online(self) -> Online:
+        from runner.api.transport import Transport
+
+        # A transport that signs each call has no way without a task of its own.
+        lean = self._transport.start if isinstance(self._transport, Transport) else None
+        return Online(
+            self._feed,
+            Wiring(
+                claim=self._claim,
+                send=self._send,
+                settle=self._settle,
+                clock=time.monotonic,
+                start=None if lean is None else partial(self._start, lean),
+            ),
+            gate=self._gate,
+            limiter=self._limiter,
+            charge=self._charge,
+            reserve=self._allowance.reserve,
+            on_budget=self._allowance.reached,
+            on_exhausted=self._allowance.exhausted,
+            told=self._gate_held,
+        )
 
     async def _look_up_models(self) -> None:
         """Say which models are past their last day; a list that does not come at once keeps nobody waiting."""
@@ -213,6 +233,14 @@ class _Dispatch:
         self._settler.sending(call)
         body = with_tier(call.body, self._asking.turn.tier)
         return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, body)
+
+    def _start(self, start: Start, call: Call, landed: Landed) -> Sending | None:
+        if self._settler.known_gone(call):
+            landed(MODEL_GONE)
+            return None
+        self._settler.sending(call)
+        body = with_tier(call.body, self._asking.turn.tier)
+        return start(ENDPOINTS[call.endpoint].path, call.model, body, landed)
 
     def _settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
         self._allowance.came(ended)

@@ -21,8 +21,9 @@ from runner.pricing import Prices
 from runner.stop import Stop
 from runner.store import batches, runs, series, totals
 from runner.store.batches import Kept
-from runner.store.database import Store, path_of
+from runner.store.database import Store
 from runner.store.locks import SeriesLock
+from runner.store.place import path_of
 from runner.store.runs import Run
 from runner.store.series import Tenure
 from runner.submission import Stage

@@ -16,7 +16,8 @@ from runner.api.account import Account
 from runner.errors import RunnerError
 from runner.pricing import Prices
 from runner.store import runs, tasks
-from runner.store.database import Store, path_of
+from runner.store.database import Store
+from runner.store.place import path_of
 
 FIXED_SQLITE = (3, 51, 3)
 OLD_PRICES_DAYS = 120

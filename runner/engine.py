@@ -28,10 +28,12 @@ from runner.pricing import Prices
 from runner.report import summarise
 from runner.stop import Stop
 from runner.store import batches, rows, runs, series, tasks, totals
-from runner.store.database import Store, path_of
+from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
+from runner.store.place import path_of
 from runner.store.runs import Run
-from runner.store.series import Identity, Tenure
+from runner.store.series import Tenure
 
 Emit = Callable[[dict[str, Any]], None]
 

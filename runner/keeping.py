@@ -13,10 +13,12 @@ from runner.job import Job
 from runner.model import RunState
 from runner.report import summarise
 from runner.store import batches, runs, series, totals
-from runner.store.database import Store, path_of
+from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
+from runner.store.place import path_of
 from runner.store.runs import Run
-from runner.store.series import Identity, Tenure
+from runner.store.series import Tenure
 from runner.sums import RowTotals
 
 

@@ -23,8 +23,9 @@ from runner.errors import AccessRefused, BadConfiguration, NotFinished, RunnerEr
 from runner.provider import provider_of
 from runner.remote import FileSeen, Refused, RemoteBatch, Unclear, Why
 from runner.store import remotes
-from runner.store.database import Store, path_of
+from runner.store.database import Store
 from runner.store.locks import lock_folder
+from runner.store.place import path_of
 from runner.store.remotes import NOTHING_KNOWN, Known
 from runner.submission import TOOL, shard_of
 

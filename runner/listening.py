@@ -18,8 +18,8 @@ from runner.stop import Stop
 from runner.store import batches, series, webhooks
 from runner.store.batches import Kept
 from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
-from runner.store.series import Identity
 
 LOOK_SECONDS = 60.0
 """How long a look at a batch may take; the run that waits for it looks by itself anyway."""

@@ -7,7 +7,7 @@ from the others. Source of the caps: the API's reference of embeddings, 2,048 in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from runner import record
 from runner.model import Asked, Call, Demand, Split
@@ -30,14 +30,6 @@ class Part(NamedTuple):
 
     kind: bytes
     text: str | list[int]
-
-    @property
-    def weight(self) -> int:
-        """Its part of the whole request, in bytes of text, or in tokens."""
-        if isinstance(self.text, str):
-            # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
-            return len(self.text.encode("utf-8", "surrogatepass"))
-        return len(self.text)
 
 
 class Portion:
@@ -91,15 +83,34 @@ class Portion:
 
 def part(request: Mapping[str, Any]) -> Part | None:
     """How a request can be packed, None if it goes alone: `{"model": "m", "input": "a text"}` can."""
-    text = request.get("input")
-    if isinstance(text, str):
-        kind = b"text"
-    elif isinstance(text, (list, tuple)) and text and all(type(one) is int for one in text):
-        kind, text = b"tokens", list(text)
-    else:
+    text: Any = request.get("input")
+    form = _form(text)
+    if form is None:
         return None
     rest = {name: request[name] for name in sorted(request) if name != "input"}
-    return Part(kind + record.dumps(rest), text)
+    return Part(form + record.dumps(rest), text)
+
+
+def joins(text: object, first: Part) -> TypeGuard[str | list[int]]:
+    """Whether a request can be packed with another one from which only its input may differ."""
+    form = _form(text)
+    return form is not None and first.kind.startswith(form)
+
+
+def weight(text: str | list[int]) -> int:
+    """An input's part of the whole request, in bytes of text, or in tokens."""
+    if isinstance(text, str):
+        # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
+        return len(text.encode("utf-8", "surrogatepass"))
+    return len(text)
+
+
+def _form(text: object) -> bytes | None:
+    if isinstance(text, str):
+        return b"text"
+    if isinstance(text, (list, tuple)) and text and all(type(one) is int for one in text):
+        return b"tokens"
+    return None
 
 
 def most_texts(attempts: int, cap: int = MOST_TEXTS) -> int:

@@ -6,7 +6,7 @@ Ingest asks for the question's hash, dispatch for its body: the same line and th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from runner import record
@@ -88,6 +88,24 @@ class Questions:
         except RecordFault as fault:
             raise Unaskable([(one.code, one.message) for one in fault.faults]) from fault
 
+    @property
+    def text_alone(self) -> Callable[[bytes], object] | None:
+        """What reads the input that a line asks to embed, where questions differ in nothing else; None where they
+        may. For lines that ingest has found no fault in; it raises Unaskable as `ask` does."""
+        render = self._template.only("input") if self.can_pack and self._job.schema is None else None
+        if render is None:
+            return None
+
+        def read(line: bytes) -> object:
+            try:
+                return render(record.parse(line))
+            except RecordFault as fault:
+                raise Unaskable([(one.code, one.message) for one in fault.faults]) from fault
+            except RowFault as fault:
+                raise Unaskable([(fault.code, str(fault))]) from fault
+
+        return read
+
     def _ask_request(self, line: bytes, checked: bool) -> Question:
         if checked:
             key, url, body = record.parse_checked_request(line)
@@ -143,16 +161,18 @@ class Questions:
         return Question(key, self._endpoint, job.model, record.dumps(request), request)
 
 
-def worst_case(question: Question, demand: Demand, prices: Prices, *, batch: bool = False) -> int | None:
+def worst_case(
+    question: Question, demand: Demand, prices: Prices, *, batch: bool = False, size: int | None = None
+) -> int | None:
     """The dearest that a question can come to, online or in a batch, in pico-dollars; None where nothing bounds
-    it."""
+    it. `size` are the bytes of all bodies where a call carries more questions like it."""
     if demand.unbounded is not None:
         return None
     tier = question.request.get("service_tier")
     return prices.worst_case(
         question.model,
         # A token is at least one byte: the body's length bounds its input.
-        input_tokens=upper_bound(len(question.body)),
+        input_tokens=upper_bound(len(question.body) if size is None else size),
         max_output=demand.max_output,
         choices=demand.choices,
         tier=tier if isinstance(tier, str) else None,

@@ -15,10 +15,11 @@ from runner.pricing import usd
 from runner.store import batches, runs, series, totals
 from runner.store.batches import Kept
 from runner.store.clock import moment
-from runner.store.database import Store, path_of
+from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
+from runner.store.place import path_of
 from runner.store.runs import Run
-from runner.store.series import Identity
 from runner.submission import UNSENT, Stage
 
 if TYPE_CHECKING:

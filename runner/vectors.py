@@ -46,11 +46,27 @@ class _Packed(msgspec.Struct):
     data: list[_Item]
 
 
+_ABSENT = msgspec.Raw()
+
+
+class _Known(_Packed, forbid_unknown_fields=True):
+    """A body that says nothing but what servers say: it is read in one pass."""
+
+    id: msgspec.Raw = _ABSENT
+    object: msgspec.Raw = _ABSENT
+    created: msgspec.Raw = _ABSENT
+    model: msgspec.Raw = _ABSENT
+    provider: msgspec.Raw = _ABSENT
+    service_tier: msgspec.Raw = _ABSENT
+    usage: msgspec.Raw = _ABSENT
+
+
 class _Trailer(msgspec.Struct):
     body: msgspec.Raw
     weights: list[int]
 
 
+_KNOWN = msgspec.json.Decoder(_Known)
 _PACKED = msgspec.json.Decoder(_Packed)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TRAILER = msgspec.json.Decoder(_Trailer)
@@ -95,24 +111,38 @@ def keep(body: bytes, count: int, weights: Sequence[int]) -> bytes | None:
     if len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count} vectors")
     try:
-        items = _in_order(_PACKED.decode(body).data)
-        members = _MEMBERS.decode(body)
+        data, others = _read(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    items = _in_order(data)
     if items is None or len(items) != count or not count:
         return None
-    size = len(items[0].embedding)
-    if not size or size % 4 or any(len(one.embedding) != size for one in items):
+    found = [one.embedding for one in items]
+    size = len(found[0])
+    if not size or size % 4 or set(map(len, found)) != {size}:
         return None
-    del members["data"]
     trailer = orjson.dumps(
         {
-            "body": {name: orjson.Fragment(bytes(raw)) for name, raw in members.items()},
+            "body": {name: orjson.Fragment(bytes(raw)) for name, raw in others.items()},
             "weights": list(weights),
         }
     )
-    kept = b"".join([npy_header(count, size // 4), *[one.embedding for one in items], trailer])
+    kept = b"".join([npy_header(count, size // 4), *found, trailer])
     return kept if is_finite(kept, HEADER_BYTES, HEADER_BYTES + count * size) else None
+
+
+def _read(body: bytes) -> tuple[list[_Item], dict[str, msgspec.Raw]]:
+    """The items of a body, and its other members as they stand there. Raises what the decoders do."""
+    try:
+        known = _KNOWN.decode(body)
+    except msgspec.ValidationError:
+        data = _PACKED.decode(body).data
+        others = _MEMBERS.decode(body)
+        del others["data"]
+        return data, others
+    members = msgspec.structs.asdict(known)
+    data = members.pop("data")
+    return data, {name: raw for name, raw in members.items() if raw is not _ABSENT}
 
 
 def _in_order(items: list[_Item]) -> list[_Item] | None:

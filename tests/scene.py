@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from runner.dispatch.feed import Feed, Most
+from runner.dispatch.feed import Feed
+from runner.dispatch.pack import Most
 from runner.expand import expand
 from runner.files import LineReader
 from runner.ingest import Ingested, ingest
@@ -18,8 +19,9 @@ from runner.question import Questions
 from runner.store import batches, runs, series, tasks
 from runner.store.batches import NewBatch, NewLine
 from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.runs import Run
-from runner.store.series import Identity, Tenure
+from runner.store.series import Tenure
 from runner.store.tasks import Claim, NewAnswer, Settlement
 from runner.submission import Submission
 from runner.tokens import Estimates

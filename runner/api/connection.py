@@ -7,7 +7,7 @@ whole. Anything that arrives unasked spoils the connection, so that no answer ca
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import httptools
 
@@ -26,10 +26,17 @@ class Ending(NamedTuple):
     reason: str
 
 
+class Waiter(Protocol):
+    """Who waits for an answer."""
+
+    def end(self, ending: Ending | None) -> None:
+        """The answer is over: whole where `ending` is None, else as it says. Only the first end counts."""
+
+
 class Connection(asyncio.Protocol):
     """One connection, carrying one request at a time.
 
-    After the waiter of `ask` has its result, `take` gives what came, and `reusable` says whether the next
+    Once the waiter of `ask` was told the end, `take` gives what came, and `reusable` says whether the next
     request may use the connection. `limit` is the most bytes of a body, `names` a cache of header names that
     connections share, `live` the connections that are open.
     """
@@ -37,11 +44,13 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_chunks",
         "_ended",
+        "_ending",
         "_headers",
         "_informational",
         "_limit",
         "_live",
         "_names",
+        "_over",
         "_parser",
         "_paused",
         "_raw",
@@ -62,7 +71,9 @@ class Connection(asyncio.Protocol):
         self._live = live
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._waiter: asyncio.Future[Ending | None] | None = None
+        self._waiter: Waiter | None = None
+        self._over: Waiter | None = None
+        self._ending: Ending | None = None
         self._ended: asyncio.Future[None] | None = None
         self._rest: memoryview | None = None
         self._paused = False
@@ -84,8 +95,8 @@ class Connection(asyncio.Protocol):
         """Whether a request may be sent on it now."""
         return self.reusable and self._transport is not None and not self._transport.is_closing()
 
-    def ask(self, waiter: asyncio.Future[Ending | None], head: bytes, body: bytes) -> None:
-        """Sends a request; the waiter's result is None once the answer is whole, else how it ended.
+    def ask(self, waiter: Waiter, head: bytes, body: bytes) -> None:
+        """Sends a request; the waiter is told once the answer is whole, or how it ended.
 
         `head` lacks the value of its last header, Content-Length. Raises ConnectionResetError, and sends
         nothing, where the connection has ended or something unasked came over it.
@@ -94,11 +105,6 @@ class Connection(asyncio.Protocol):
             self.abort()
             raise ConnectionResetError("the connection had ended or gone out of step, and nothing was sent")
         self._waiter = waiter
-        self._parser = parser = httptools.HttpResponseParser(self)
-        # What servers in the field send though they should not: bare line feeds, padded chunk sizes.
-        parser.set_dangerous_leniencies(
-            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
         if len(body) <= _PART:
             self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
             return
@@ -141,17 +147,28 @@ class Connection(asyncio.Protocol):
             self._transport.write(part)
 
     def _end(self, ending: Ending | None) -> None:
-        waiter, self._waiter = self._waiter, None
         if ending is not None:
             self.reusable = False
-        if waiter is not None and not waiter.done():
-            waiter.set_result(ending)
+        if self._waiter is not None:
+            self._over, self._ending, self._waiter = self._waiter, ending, None
+
+    def _tell(self) -> None:
+        """Tell the waiter of an answer that is over, when all that has arrived is read: what came unasked after
+        it has spoilt the connection by then."""
+        over, self._over = self._over, None
+        if over is not None:
+            over.end(self._ending)
 
     # What the event loop tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._live.add(self)
+        self._parser = parser = httptools.HttpResponseParser(self)
+        # What servers in the field send though they should not: bare line feeds, padded chunk sizes.
+        parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -173,6 +190,8 @@ class Connection(asyncio.Protocol):
             self._raw -= len(data)
             if self._raw < 0:
                 self._end(Ending("protocol", "a head without end"))
+        if self._over is not None:
+            self._tell()
 
     def eof_received(self) -> None:
         self._lose(None)
@@ -192,6 +211,7 @@ class Connection(asyncio.Protocol):
         else:
             reason = "end of stream" if error is None else type(error).__name__
             self._end(Ending("reset" if self._status is None else "cut", reason))
+        self._tell()
 
     # What the parser tells.
 

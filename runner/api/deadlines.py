@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from runner.api.connection import Ending
+from runner.api.connection import Ending, Waiter
 
 LATE = Ending("timeout", "")
 
@@ -19,16 +19,16 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._due: dict[asyncio.Future[Ending | None], float] = {}
+        self._due: dict[Waiter, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, waiter: asyncio.Future[Ending | None], at: float) -> None:
+    def add(self, waiter: Waiter, at: float) -> None:
         """Ends `waiter` at a time of the monotonic clock, not before those added earlier."""
         self._due[waiter] = at
         if self._timer is None:
             self._timer = self._loop.call_later(max(0.0, at - time.monotonic()), self._end_the_late)
 
-    def drop(self, waiter: asyncio.Future[Ending | None]) -> None:
+    def drop(self, waiter: Waiter) -> None:
         """Forgets a waiter that has what it waited for."""
         self._due.pop(waiter, None)
 
@@ -42,8 +42,7 @@ class Deadlines:
                 self._timer = self._loop.call_later(max(0.001, at - now), self._end_the_late)
                 return
             del self._due[waiter]
-            if not waiter.done():
-                waiter.set_result(LATE)
+            waiter.end(LATE)
 
     def close(self) -> None:
         if self._timer is not None:

@@ -21,6 +21,7 @@ class Pool:
         self._clock = clock
         self.live: set[Connection] = set()
         self._idle: deque[Connection] = deque()
+        self._returned: list[tuple[Connection, float]] = []
         self._loop = asyncio.get_running_loop()
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -43,6 +44,17 @@ class Pool:
         self._idle.append(connection)
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(_IDLE_SECONDS, self._sweep)
+
+    def put_soon(self, connection: Connection, now: float) -> None:
+        """As `put`, one turn of the loop later: many a server closes right after its answer without saying so."""
+        if not self._returned:
+            self._loop.call_soon(self._put_returned)
+        self._returned.append((connection, now))
+
+    def _put_returned(self) -> None:
+        returned, self._returned = self._returned, []
+        for connection, now in returned:
+            self.put(connection, now)
 
     def _sweep(self) -> None:
         self._sweeping = None

@@ -23,6 +23,7 @@ from runner.api.pool import Pool
 from runner.api.proxy import ProxyRefusedError, proxy_at
 from runner.api.request_head import head_for
 from runner.api.route import proxy_for
+from runner.api.sending import Landed, Sending
 from runner.api.wire import Wire
 from runner.model import Reply
 
@@ -68,6 +69,8 @@ class Transport:
         allow_connections(self._concurrency)
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines()
+        self._drop = self._deadlines.drop
+        self._dialing: set[asyncio.Task[None]] = set()
         self._pool = Pool(time.monotonic)
         self._dialer = Dialer(
             self._address,
@@ -82,6 +85,10 @@ class Transport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._deadlines.close()
+        for dialing in self._dialing:
+            dialing.cancel()
+        if self._dialing:
+            await asyncio.wait(self._dialing)
         await self._dialer.close()
         await self._pool.close()
 
@@ -98,40 +105,77 @@ class Transport:
         """GETs a path below the base URL, such as /models; free of charge. Otherwise as `send`."""
         return await self.post(self._head(path, None, method="GET"), b"")
 
+    def start(self, path: str, model: str | None, body: bytes, landed: Landed) -> Sending:
+        """As `send`, without a task of its own: `landed` hears what came, and is never called from within."""
+        return self._start(self._head(path, model), body, landed, time.monotonic())
+
     async def post(self, head: bytes, body: bytes, *, since: float | None = None) -> Reply:
         """As `send`, for a head that is built already, up to the value of Content-Length.
 
         `since` is when the call began by the monotonic clock, if that was not now.
         """
-        started = time.monotonic() if since is None else since
-        waiter: asyncio.Future[Ending | None] = self._loop.create_future()
-        connection = self._pool.take(started)
-        self._deadlines.add(waiter, started + self._deadline)
+        came: asyncio.Future[Reply] = self._loop.create_future()
+
+        def landed(outcome: Reply | BaseException) -> None:
+            if came.done():
+                return
+            if isinstance(outcome, BaseException):
+                came.set_exception(outcome)
+            else:
+                came.set_result(outcome)
+
+        sending = self._start(head, body, landed, time.monotonic() if since is None else since)
         try:
-            if connection is None:
-                connection = await self._connect()
-            connection.ask(waiter, head, body)
-            ending = await waiter
-        except (OSError, ProxyRefusedError) as error:
-            return self._not_sent(error, started)
+            return await came
         except asyncio.CancelledError:
-            if connection is not None:
-                connection.abort()
+            sending.cancel()
             raise
-        finally:
-            self._deadlines.drop(waiter)
+
+    def _start(self, head: bytes, body: bytes, landed: Landed, since: float) -> Sending:
+        sending = Sending(landed, since, reply=self._reply, drop=self._drop)
+        connection = self._pool.take(since)
+        if connection is None:
+            sending.dialing = dialing = self._loop.create_task(self._dial(sending, head, body))
+            self._dialing.add(dialing)
+            dialing.add_done_callback(self._dialing.discard)
+        else:
+            sending.connection = connection
+            connection.ask(sending, head, body)
+        self._deadlines.add(sending, since + self._deadline)
+        return sending
+
+    async def _dial(self, sending: Sending, head: bytes, body: bytes) -> None:
+        try:
+            sending.connection = connection = await self._connect()
+            connection.ask(sending, head, body)
+        except asyncio.CancelledError:
+            sending.land(self._not_sent(ConnectionAbortedError("given up"), sending.since))
+            raise
+        except (OSError, ProxyRefusedError) as error:
+            sending.land(self._not_sent(error, sending.since))
+        except BaseException as error:  # noqa: BLE001 - the outermost frame of a task that nobody awaits
+            sending.land(error)
+
+    def _reply(self, sending: Sending, ending: Ending | None) -> Reply:
+        """What came of a call that is over."""
+        connection, started = sending.connection, sending.since
+        if connection is None:
+            # Its time was over before there was a connection.
+            assert sending.dialing is not None
+            sending.dialing.cancel()
+            return self._not_sent(TimeoutError(), started)
         ended = time.monotonic()
         status, headers, content = connection.take()
         if ending is not None:
             connection.abort()
             return self._not_whole(ending, status, headers, content, ended - started)
-        self._pool.put(connection, ended)
+        self._pool.put_soon(connection, ended)
         if "content-encoding" in headers:
             try:
                 content = inflated(content, headers["content-encoding"], self._max_body)
             except BrokenBodyError as error:
                 return self._unpackable(error, status, headers, content, ended - started)
-        return Reply(status, headers, content, elapsed=ended - started)
+        return Reply(status, headers, content, None, "", True, ended - started)
 
     async def _connect(self) -> Connection:
         async with asyncio.timeout(self._deadline):

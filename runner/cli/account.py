@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runner.api.account import Account
     from runner.job import Job
     from runner.pricing import Prices
-    from runner.store.series import Identity
+    from runner.store.identity import Identity
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def prices_of(path: Path | None, account: Account) -> Prices:
 
 def identity_of(job: Job, account: Account) -> Identity:
     """What series a start belongs to."""
-    from runner.store.series import Identity
+    from runner.store.identity import Identity
 
     source = job.input or ""
     return Identity(

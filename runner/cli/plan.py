@@ -46,7 +46,7 @@ def plan_command(job_or_requests: str, input_path: str | None, **options: Any) -
     from runner.plan import plan
     from runner.pricing import pico
     from runner.provider import provider_of
-    from runner.store.database import path_of
+    from runner.store.place import path_of
     from runner.takeup import Source
 
     job = with_handling(job_of(job_or_requests, input_path), options)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from runner.engine import Start
     from runner.job import Job
     from runner.stop import Stop
-    from runner.store.series import Identity
+    from runner.store.identity import Identity
 
 
 @click.command("run", epilog=EXIT_CODES)
@@ -94,11 +94,14 @@ def start_run(
     """Run the engine with the progress that was asked for, and exit with its code."""
     with importing():
         from runner.cli.progress import JsonLines, reporter
-        from runner.engine import run
 
     job = replace(job, output=output)
     with reporter(as_json=options["as_json"], quiet=options["quiet"]) as report, signals() as stop:
         try:
+            if stored is None:
+                _refuse_if_running(job, options)
+            with importing():
+                from runner.engine import run
             with account_of(options, report.emit) as account:
                 start = _start(job, account, options, stop, stored=stored, again=again)
                 finished = run(start, stop=stop, emit=report.emit)
@@ -117,6 +120,16 @@ def start_run(
             ctx.exit(error.exit_code)
         report.finished(finished)
     ctx.exit(finished.exit_code)
+
+
+def _refuse_if_running(job: Job, options: dict[str, Any]) -> None:
+    """Say that the series is running before importing what it takes to run it: most of a start."""
+    from runner.store.locks import SeriesLock
+    from runner.store.place import path_of
+
+    with account_of(options, lambda _: None, asks=False) as account:
+        digest = identity_of(job, account).digest
+    SeriesLock(path_of(store_url(options["store"])), digest).refuse_if_held()
 
 
 def with_handling(job: Job, options: dict[str, Any]) -> Job:

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner import packing
-from runner.model import Asked, Call, Demand, Signal
+from runner.dispatch.pack import Most, Pack
+from runner.model import Asked, Call, Signal
 from runner.packing import Part
 from runner.pricing import Prices
-from runner.question import Question, Questions, worst_case
+from runner.question import Questions, worst_case
 from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
@@ -32,14 +33,6 @@ class Nothing:
     """No task is ready. `due_in` is seconds until the next is, None if none waits."""
 
     due_in: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Most:
-    """What one packed call may come to: tokens, and pico-dollars at worst, None where nothing bounds these."""
-
-    tokens: float = packing.MOST_TOKENS
-    cost: int | None = None
 
 
 class Feed:
@@ -74,6 +67,7 @@ class Feed:
         self._texts = packing.Portion(packing.MOST_TEXTS)
         self._tokens = packing.Portion(packing.MOST_TOKENS)
         self._base64 = True
+        self._text_alone = questions.text_alone
         self._size = PACKED_STOCK if questions.can_pack else STOCK
 
     def next(self, *, to_probe: bool = False) -> Call | Nothing:
@@ -183,21 +177,35 @@ class Feed:
             return self._single(first)
         most = packing.most_texts(first.attempts, self._texts.most)
         self._fill_up(most)
-        pack = _Pack(self._most(), self._tokens.most, self._prices, self._estimates)
-        pack.take(question, start, first)
+        pack = Pack(
+            question,
+            start,
+            first,
+            most=self._most(),
+            most_guessed=self._tokens.most,
+            prices=self._prices,
+            estimates=self._estimates,
+        )
         others: list[Ready] = []
         while self._stock and len(pack.asked) < most:
             ready = self._stock.popleft()
-            question = self._questions.ask(ready.record, checked=True)
-            part = packing.part(question.request)
-            if part is None or part.kind != start.kind or ready.attempts > first.attempts:
+            text = self._text_beside(start, ready) if ready.attempts <= first.attempts else None
+            if text is None:
                 others.append(ready)
-            elif not pack.take(question, part, ready):
+            elif not pack.take(text, ready):
                 self._stock.appendleft(ready)
                 break
         self._stock.extendleft(reversed(others))
         self._handed_out.update(one.task_id for one in pack.asked)
         return pack.call(base64=self._base64)
+
+    def _text_beside(self, start: Part, ready: Ready) -> str | list[int] | None:
+        """The text of a row that may share the request of another, None if it may not."""
+        if self._text_alone is not None:
+            text = self._text_alone(ready.record)
+            return text if packing.joins(text, start) else None
+        part = packing.part(self._questions.ask(ready.record, checked=True).request)
+        return part.text if part is not None and part.kind == start.kind else None
 
     def _fill_up(self, count: int) -> None:
         while len(self._stock) < count - 1 and self._stock_bytes() < ENOUGH_BYTES and self._more():
@@ -205,47 +213,3 @@ class Feed:
 
     def _stock_bytes(self) -> int:
         return sum(len(one.record) for one in self._stock)
-
-
-class _Pack:
-    """A packed call in the making."""
-
-    def __init__(self, most: Most, most_guessed: int, prices: Prices, estimates: Estimates) -> None:
-        self._most = most
-        self._most_guessed = most_guessed
-        self._prices = prices
-        self._estimates = estimates
-        self._texts: list[object] = []
-        self._tokens = 0.0
-        self._guessed = 0
-        self._worst: int | None = 0
-        self.asked: list[Asked] = []
-
-    def take(self, question: Question, part: Part, ready: Ready) -> bool:
-        """Add one text, unless it would be too much. The first is never too much."""
-        demand = question.endpoint.demand(question.request, len(question.body))
-        likely = self._estimates.of(question.endpoint.name, question.model, demand, len(question.body))
-        tokens, guessed = self._tokens + likely.input, self._guessed + demand.input_tokens
-        one = worst_case(question, demand, self._prices)
-        worst = None if self._worst is None or one is None else self._worst + one
-        too_dear = self._most.cost is not None and worst is not None and worst > self._most.cost
-        if not self.asked:
-            self._first = question
-        elif tokens > self._most.tokens or guessed > self._most_guessed or too_dear:
-            return False
-        self._tokens, self._guessed, self._worst = tokens, guessed, worst
-        self._texts.append(part.text)
-        self.asked.append(Asked(ready.task_id, ready.line, ready.key, ready.attempts, part.weight))
-        return True
-
-    def call(self, *, base64: bool) -> Call:
-        return Call(
-            asked=tuple(self.asked),
-            endpoint=self._first.endpoint.name,
-            model=self._first.model,
-            body=packing.body(self._first.request, self._texts, base64=base64),
-            forced_tool=False,
-            demand=Demand(self._guessed, 0),
-            worst_case=self._worst,
-            added_base64=base64 and "encoding_format" not in self._first.request,
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from runner.model import Call, Reply
 
@@ -17,13 +18,20 @@ HANDFUL_BYTES = 64 * 2**20
 """The most bytes of answers that settle in one go."""
 
 
+class Sent(Protocol):
+    """A call that has left. Once it is cancelled nothing more is told of it."""
+
+    def cancel(self) -> object: ...
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A call on its way: its ticket at the limiter, and whether it is the prober."""
+    """A call on its way: its ticket at the limiter, whether it is the prober, and where it is once it has left."""
 
     call: Call
     ticket: int
     prober: bool
+    sent: Sent | None = None
 
 
 @dataclass(frozen=True, slots=True)

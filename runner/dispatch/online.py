@@ -18,12 +18,14 @@ import anyio
 import anyio.lowlevel
 
 from runner.dispatch.feed import Feed, Nothing
-from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, handful
+from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, Sent, handful
 from runner.dispatch.gate import Gate
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
 
 Send = Callable[[Call], Coroutine[object, object, Reply]]
+Start = Callable[[Call, Callable[[Reply | BaseException], None]], Sent | None]
+"""Sends a call without a task of its own; who hears what came of it is told once."""
 ClaimCalls = Callable[[Sequence[Call]], Awaitable[Sequence[int]]]
 Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaitable[object]]]
 """What ended calls mean for the others, at once, and what to await until that is in the store."""
@@ -31,12 +33,15 @@ Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaita
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What the dispatch does its work by: claim in the store, send on the network, settle in the store."""
+    """What the dispatch does its work by: claim in the store, send on the network, settle in the store.
+
+    `start` is a cheaper way of sending, None where the network has no such way."""
 
     claim: ClaimCalls
     send: Send
     settle: Settle
     clock: Callable[[], float]
+    start: Start | None = None
 
 
 class Online:
@@ -76,6 +81,7 @@ class Online:
         """How many tasks are in flight, or have come back and are not in the store yet."""
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
         self._sending: set[asyncio.Task[Reply]] = set()
+        self._away: set[Flight] = set()
         self._landed: list[tuple[Flight, Reply]] = []
         self._arrival = asyncio.Event()
         self._unsaved: set[asyncio.Future[object]] = set()
@@ -130,8 +136,7 @@ class Online:
         self._stopping = True
         with anyio.CancelScope(shield=True):
             while not self._is_idle and self._broken is None:
-                for task in self._sending:
-                    task.cancel()
+                self._call_off()
                 await self._wait(None)
 
     async def _launch(self) -> None:
@@ -217,9 +222,35 @@ class Online:
             if self._stopping or not (one.prober or self._gate.is_open):
                 self._land(one, NOT_STARTED)
                 continue
-            task = asyncio.create_task(self._wiring.send(one.call))
-            self._sending.add(task)
-            task.add_done_callback(partial(self._sent, one))
+            if self._wiring.start is None:
+                task = asyncio.create_task(self._wiring.send(one.call))
+                self._sending.add(task)
+                task.add_done_callback(partial(self._sent, one))
+                continue
+            self._away.add(one)
+            try:
+                one.sent = self._wiring.start(one.call, partial(self._came, one))
+            except BaseException as fault:  # noqa: BLE001 - the outermost frame of a callback
+                self._came(one, fault)
+
+    def _came(self, flight: Flight, outcome: Reply | BaseException) -> None:
+        if flight not in self._away:
+            return
+        self._away.discard(flight)
+        if isinstance(outcome, BaseException):
+            self._break(outcome)
+        else:
+            self._land(flight, outcome)
+
+    def _call_off(self) -> None:
+        """Wait no more for the calls that have left."""
+        for task in self._sending:
+            task.cancel()
+        away, self._away = self._away, set()
+        for flight in away:
+            if flight.sent is not None:
+                flight.sent.cancel()
+            self._land(flight, ABANDONED)
 
     def _sent(self, flight: Flight, task: asyncio.Task[Reply]) -> None:
         self._sending.discard(task)
@@ -237,9 +268,17 @@ class Online:
     async def _settle_arrivals(self) -> None:
         while True:
             await self._arrival.wait()
+            await self._let_land()
             self._settle_landed()
             if self._landed:
                 await anyio.lowlevel.checkpoint()
+
+    async def _let_land(self) -> None:
+        """As long as each turn of the loop brings more: what settles in one go costs less."""
+        count = 0
+        while count < len(self._landed) < HANDFUL:
+            count = len(self._landed)
+            await anyio.lowlevel.checkpoint()
 
     def _settling_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -286,8 +325,7 @@ class Online:
         """Nothing can be kept any more: whoever waits for what is in flight waits in vain."""
         self._broken = self._broken or error
         self._launching.cancel()
-        for task in self._sending:
-            task.cancel()
+        self._call_off()
         self._touch()
 
     def _take_landed(self) -> list[tuple[Flight, Reply]]:

@@ -61,9 +61,15 @@ def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
 def demand(body: Mapping[str, object], body_bytes: int) -> Demand:
     """The tokens that a request asks for: input alone, for the answer is no text."""
     given = body.get("input")
-    tokens = 0
-    for one in [given] if isinstance(given, str) else given if isinstance(given, Sequence) else ():
-        tokens += of_text(one) if isinstance(one, str) else len(one) if isinstance(one, Sequence) else 1
+    if isinstance(given, str):
+        tokens = of_text(given)
+    elif isinstance(given, Sequence):
+        tokens = sum(
+            of_text(one) if isinstance(one, str) else len(one) if isinstance(one, Sequence) else 1
+            for one in given
+        )
+    else:
+        tokens = 0
     return Demand(input_tokens=min(max(tokens, 1), max(body_bytes, 1)), max_output=0)
 
 

@@ -27,7 +27,7 @@ from runner.question import Questions
 from runner.store import rows, runs, series
 from runner.store.clock import moment
 from runner.store.database import Store
-from runner.store.series import Identity
+from runner.store.identity import Identity
 from runner.takeup import Source
 
 __all__ = ["plan"]

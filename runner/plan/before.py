@@ -10,9 +10,9 @@ from runner.job import Job
 from runner.model import RunState, TaskState
 from runner.store import batches, runs, series, totals
 from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.questions import Fate, fate
 from runner.store.runs import Run
-from runner.store.series import Identity
 
 _UNREAD = (RunState.INGESTING, RunState.REJECTED)
 

@@ -36,6 +36,7 @@ from runner.settle.packed import PackReader, refuses_base64
 from runner.settle.stops import in_short, stop_for
 from runner.settle.tally import Tally
 from runner.store.clock import moment, now
+from runner.store.summing import LARGE, Summing
 from runner.store.tasks import NewAnswer, Settlement
 from runner.structured import Checker
 from runner.tokens import Estimates
@@ -306,4 +307,5 @@ class Settler:
             usage,
             cost,
             len(call.asked),
+            Summing(body) if len(body) >= LARGE else None,
         )

@@ -1,7 +1,7 @@
 """Many rows in one statement: `{rows}` in its text stands for as many lists of values as there are rows.
 
 The driver lets other threads run after each step of a statement, and a row of `executemany` is a step: beside a
-busy event loop that costs more than the row.
+busy event loop that costs more than the row. So it does after each statement, where thousands of rows come at once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-MOST_ROWS = 64
-"""The most rows of one statement. Each count below it is a statement of its own, which the driver keeps prepared."""
+FEW_ROWS = 64
+"""Each count of rows below it is a statement of its own, which the driver keeps prepared."""
+
+MANY_ROWS = 1_024
+"""The most rows of one statement: of 31 values each, which is as many as SQLite takes."""
 
 
 def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
     """Run a statement over all rows, which are of one width; how many rows of a table it changed."""
     changed = 0
-    for place in range(0, len(rows), MOST_ROWS):
-        some = rows[place : place + MOST_ROWS]
+    for some in _parts(rows):
         values = tuple(chain.from_iterable(some))
         changed += connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values).rowcount
     return changed
@@ -31,11 +33,19 @@ def find(
     connection: Connection, sql: str, rows: Sequence[Sequence[object]], *more: object
 ) -> Iterator[tuple[Any, ...]]:
     """What a query finds for all rows, which are of one width; `more` are the values that come after theirs."""
-    for place in range(0, len(rows), MOST_ROWS):
-        some = rows[place : place + MOST_ROWS]
+    for place in range(0, len(rows), FEW_ROWS):
+        some = rows[place : place + FEW_ROWS]
         values = tuple(chain.from_iterable(some))
         found = connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values + more)
         yield from found.cursor.fetchall()
+
+
+def _parts(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
+    place = 0
+    while place < len(rows):
+        count = MANY_ROWS if len(rows) - place >= MANY_ROWS else FEW_ROWS
+        yield rows[place : place + count]
+        place += count
 
 
 @lru_cache(maxsize=512)

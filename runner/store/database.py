@@ -23,6 +23,7 @@ from runner.errors import RunnerError, StoreUnusable, UsageError
 from runner.store import faults, upgrade
 from runner.store.ballast import Ballast, free_bytes
 from runner.store.locks import LockFile, lock_folder
+from runner.store.place import path_of
 from runner.store.schema import APPLICATION_ID
 
 CHECKPOINT_PAGES = 2_048
@@ -56,18 +57,6 @@ READ_PRAGMAS = (
     "temp_store=FILE",
     "cache_size=-8192",
 )
-
-
-def path_of(url: str) -> Path:
-    """The file that a store's URL names: `sqlite:///relative.db`, `sqlite:////absolute.db`, or a bare path."""
-    if url.startswith("sqlite:///"):
-        url = url.removeprefix("sqlite:///")
-    elif "://" in url:
-        scheme = url.split("://", 1)[0]
-        raise UsageError(f"--store {scheme}:// is not supported: use sqlite:///PATH.")
-    if not url or url == ":memory:" or "\0" in url:
-        raise UsageError("--store needs a file: sqlite:///PATH. A store in memory could not be resumed.")
-    return Path(url).expanduser().absolute()
 
 
 class Store:

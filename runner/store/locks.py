@@ -164,13 +164,21 @@ class SeriesLock:
 
     def __enter__(self) -> SeriesLock:
         if not self._file.acquire(wait=False):
-            holder = self._file.read_holder()
-            raise SeriesLocked(
-                f"Another process is running this series: {holder or 'unknown'}. Wait for it, or stop it with "
-                "`runner cancel RUN`; `--if-locked ok` makes this exit code 0."
-            )
+            raise self._is_another()
         self._file.write_holder()
         return self
+
+    def refuse_if_held(self) -> None:
+        """SeriesLocked if another process runs the series right now: to say so before all that a start costs."""
+        if self._file.is_held():
+            raise self._is_another()
+
+    def _is_another(self) -> SeriesLocked:
+        holder = self._file.read_holder()
+        return SeriesLocked(
+            f"Another process is running this series: {holder or 'unknown'}. Wait for it, or stop it with "
+            "`runner cancel RUN`; `--if-locked ok` makes this exit code 0."
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -6,7 +6,7 @@ Each verb acts only from the legal state, so that a late or repeated write chang
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -43,7 +43,8 @@ class Claim(NamedTuple):
 
 
 class NewAnswer(NamedTuple):
-    """The body of a 200, with what could be read of it. `items` is how many tasks the call carried."""
+    """The body of a 200, with what could be read of it. `items` is how many tasks the call carried; `summing` gives
+    the checksum where somebody has begun to find it."""
 
     status: int
     request_id: str | None
@@ -53,11 +54,12 @@ class NewAnswer(NamedTuple):
     usage: Usage | None
     cost: int | None
     items: int = 1
+    summing: Callable[[], bytes] | None = None
 
     @property
     def checksum(self) -> bytes:
-        """Found when it is written, in the store's thread: that of a packed body takes as long as its packing."""
-        return checksum(self.body)
+        """Found when it is written at the latest, and never by who settles."""
+        return checksum(self.body) if self.summing is None else self.summing()
 
 
 class Settlement(NamedTuple):
@@ -133,10 +135,10 @@ def ready(
     )
     taken: list[Ready] = []
     size = 0
-    for one in found:
+    for one in iter(found.cursor.fetchone, None):
         if one[0] in besides:
             continue
-        taken.append(Ready(*one))
+        taken.append(Ready._make(one))
         size += len(one[4])
         if size >= max_bytes:
             break

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 Verb = Callable[[Connection, Sequence[Item]], Sequence[Result] | None]
 
 GROUP = 256
-"""The most writes of one commit."""
+"""The most writes of one commit, but for what is handed in within one turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class GroupWriter:
         self._store = store
         self._tenure = tenure
         self._on_disk_full = on_disk_full
-        self._queue: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Write[Any]] | None] = queue.SimpleQueue()
+        self._gathered: list[_Write[Any]] = []
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -57,11 +58,16 @@ class GroupWriter:
         are on disk then. A write that was handed in happens, whoever waits for it: a paid answer outlives a
         cancelled call. What is handed in first is written first."""
         done: asyncio.Future[Sequence[Result]] = self._loop.create_future()
-        self._queue.put(_Write(verb, items, done))
+        if not self._gathered:
+            # What is written of ended calls is followed, a turn of the loop later, by the claims of those that take
+            # their place: one commit for both.
+            self._loop.call_soon(self._loop.call_soon, self._hand_over)
+        self._gathered.append(_Write(verb, items, done))
         return done
 
     async def close(self) -> None:
         """Commit what was handed in, and end the thread."""
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -72,19 +78,23 @@ class GroupWriter:
             if group:
                 self._commit(group)
 
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
+
     def _take(self) -> tuple[list[_Write[Any]], bool]:
-        first = self._queue.get()
-        if first is None:
+        group = self._queue.get()
+        if group is None:
             return [], True
-        group = [first]
         while len(group) < GROUP:
             try:
-                one = self._queue.get_nowait()
+                more = self._queue.get_nowait()
             except queue.Empty:
                 break
-            if one is None:
+            if more is None:
                 return group, True
-            group.append(one)
+            group += more
         return group, False
 
     def _commit(self, group: list[_Write[Any]]) -> None:

@@ -68,8 +68,11 @@ class Template:
     """A request with its templates compiled. `fields` are the names of the row's fields that templates read,
     as far as that can be told without a row."""
 
-    def __init__(self, render: Renderer, fields: frozenset[str]) -> None:
+    def __init__(
+        self, render: Renderer, fields: frozenset[str], parts: Mapping[str, Renderer] | None = None
+    ) -> None:
         self._render = render
+        self._parts = parts or {}
         self.fields = fields
 
     def render(self, row: Mapping[str, object]) -> dict[str, object]:
@@ -79,6 +82,14 @@ class Template:
         rendered: dict[str, object] = self._render({**whole, ROW: whole})
         return rendered
 
+    def only(self, field: str) -> Callable[[dict[str, object]], object] | None:
+        """What renders that field of a row's request, as `render` does, where no other part of requests differs
+        from row to row; else None."""
+        if self._parts.keys() != {field}:
+            return None
+        render = self._parts[field]
+        return lambda row: render({**row, ROW: row})
+
 
 def compile_request(request: Mapping[str, object]) -> Template:
     """Compile a request, in which every string is a template. Raises one TemplateFault with all faults."""
@@ -87,7 +98,8 @@ def compile_request(request: Mapping[str, object]) -> Template:
     render = compiler.compile(tree, "request")
     if compiler.faults:
         raise TemplateFault.of(compiler.faults)
-    return Template(render or _Branch({}, tree.copy), frozenset(compiler.fields))
+    parts = render.parts if isinstance(render, _Branch) else {}
+    return Template(render or _Branch({}, tree.copy), frozenset(compiler.fields), parts)
 
 
 def field_path(parent: str, key: str | int) -> str:
@@ -149,21 +161,26 @@ class _Compiler:
             return None
         if expression is None:
             return _Text(self._sandbox, compiled.root_render_func, field, names)
-        return _Value(
+        value = _Value(
             self._sandbox, compiled.root_render_func, field, names, nullable=syntax.nullable(expression)
         )
+        # `self` is Jinja2's own, whatever the row has by that name.
+        if isinstance(expression, nodes.Name) and expression.name != "self":
+            return _Field(expression.name, value)
+        return value
 
 
 class _Branch:
     """Renders an object or a list that holds templates: a copy, in which those are replaced in place."""
 
     def __init__(self, parts: Mapping[Any, Renderer], copy: Callable[[], Any]) -> None:
-        self._parts = tuple(parts.items())
+        self.parts = parts
+        self._items = tuple(parts.items())
         self._copy = copy
 
     def __call__(self, names: Names) -> Any:
         made = self._copy()
-        for key, render in self._parts:
+        for key, render in self._items:
             made[key] = render(names)
         return made
 
@@ -222,3 +239,15 @@ class _Value(_Text):
         except _RAISED as error:
             raise self._fault(error) from None
         return value
+
+
+class _Field:
+    """Renders a string that is exactly the name of a field. What is a text there, as nearly always, is itself."""
+
+    def __init__(self, name: str, value: _Value) -> None:
+        self._name = name
+        self._value = value
+
+    def __call__(self, names: Names) -> Any:
+        found = names.get(self._name)
+        return found if type(found) is str else self._value(names)

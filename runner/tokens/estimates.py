@@ -63,6 +63,11 @@ class Estimates:
             one = float(longest)
         return Estimate(_bounded(given.value * demand.input_tokens, demand, body_bytes), one * demand.choices)
 
+    def input_of(self, endpoint: str, model: str) -> float:
+        """How many input tokens each token of a `Demand` will likely come to."""
+        kept = self._kept.get((endpoint, model))
+        return 1.0 if kept is None else kept[0].value
+
     def charge(self, endpoint: str, model: str, demand: Demand, body_bytes: int) -> float:
         """The tokens that a call will count for at the API's limit a minute: reserve these before it is sent.
 

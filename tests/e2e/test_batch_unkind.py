@@ -6,11 +6,9 @@ The command runs in the test's own process, against a fault server whose ledger 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -111,7 +109,7 @@ def with_carriage_returns(results: Results) -> None:
 ODD_FILES: dict[str, tuple[Edit, int]] = {
     # How many rows must be asked once more, for nobody can read their answers.
     "huge": (huge, 0),
-    "not-utf-8": (not_utf8, 0),
+    "not-utf-8": (not_utf8, 1),
     "cut": (cut, 1),
     "cut-at-the-end": (cut_at_the_end, 1),
     "blank-and-odd": (blank, 0),

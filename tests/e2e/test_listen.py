@@ -23,7 +23,7 @@ from runner.simulator.webhooks import signed
 from runner.store import batches, webhooks
 from runner.store.batches import NewBatch, NewLine
 from runner.store.database import Store
-from runner.store.series import Identity
+from runner.store.identity import Identity
 from runner.submission import Stage, Submission
 
 RAW = b"a secret that nobody may see"

@@ -18,7 +18,7 @@ from runner.job import Job, requests_job
 from runner.model import TaskState, Usage
 from runner.store import series
 from runner.store.database import Store
-from runner.store.series import Identity
+from runner.store.identity import Identity
 from runner.sums import RowTotals
 
 MESSAGES = {"messages": [{"role": "user", "content": "{{ t }}"}]}

@@ -5,13 +5,14 @@ import json
 from typing import Any
 
 import pytest
-from packed_answers import embedding_job
+from packed_answers import EMBEDDING, embedding_job
 from scene import PRICES, Scene, chat_body, request_line, request_lines, settlement
 
-from runner.dispatch.feed import Feed, Most, Nothing
-from runner.model import Call, Signal, TaskState
+from runner.dispatch.feed import Feed, Nothing
+from runner.dispatch.pack import Most
+from runner.model import Call, Signal, TaskState, Usage
 from runner.pricing import Prices
-from runner.question import Questions
+from runner.question import Questions, worst_case
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.tokens import Estimates
@@ -316,3 +317,65 @@ def test_a_pack_that_misses_again_and_again_comes_in_parts(store: Store) -> None
         text for given in inputs_of(drained(feed)) for text in (given if isinstance(given, list) else [given])
     ]
     assert len(texts) == 100
+
+
+LONG_CONTEXT = Prices.parse(
+    b'{"as_of": "2026-11-01", "models": {"e5": {"input": "1", "output": "0",'
+    b' "long_context": {"above": 300, "input": "2", "output": "0"}}}}',
+    "test prices",
+)
+
+
+def worst_of_each(texts: list[Any], prices: Prices) -> list[int]:
+    questions = Questions(embedding_job())
+    found = []
+    for text in texts:
+        question = questions.ask(json.dumps({"t": text}).encode())
+        worst = worst_case(question, question.endpoint.demand(question.request, len(question.body)), prices)
+        assert worst is not None
+        found.append(worst)
+    return found
+
+
+def test_a_pack_reserves_what_its_texts_would_alone(store: Store) -> None:
+    texts = ["", "Grüße", "\ud800 half", 'a "quote"', "x" * 5_000]
+    [call] = drained(packing_feed(store, texts))
+    assert call.worst_case == sum(worst_of_each(texts, EMBEDDING_PRICES))
+
+
+def test_a_pack_reserves_the_price_of_a_long_context_where_it_is_one_and_its_texts_are_not(
+    store: Store,
+) -> None:
+    texts = ["word " * 20] * 10
+    alone = worst_of_each(texts, LONG_CONTEXT)
+    scene = Scene(store, [json.dumps({"t": text}).encode() for text in texts], job=embedding_job())
+    [call] = drained(scene.feed(LONG_CONTEXT))
+    usage = Usage(call.demand.input_tokens + 300, 0, 0, 0, 0, call.demand.input_tokens + 300)
+    cost = LONG_CONTEXT.cost("e5", None, usage)
+    assert cost is not None
+    assert call.worst_case == 2 * sum(alone) >= cost
+
+
+ODD_TEXTS: list[Any] = ["a", [1, 2], "", "Grüße", "\ud800", "x" * 9_000, [3], 'a "quote"', "\x00\u2028"]
+
+
+def test_packs_are_the_same_whether_or_not_a_text_can_be_read_alone(store: Store) -> None:
+    user = {"user": "{{ t | length }}"}
+    alone = drained(packing_feed(store, ODD_TEXTS))
+    constant = drained(packing_feed(store, ODD_TEXTS, request=EMBEDDING | {"user": "u"}))
+    whole = drained(packing_feed(store, ODD_TEXTS, request=EMBEDDING | {"user": "{{ 'u' }}"}))
+    apart = drained(packing_feed(store, ODD_TEXTS, request=EMBEDDING | user))
+
+    assert (
+        inputs_of(alone)
+        == inputs_of(whole)
+        == [[one for one in ODD_TEXTS if isinstance(one, str)], [[1, 2], [3]]]
+    )
+    assert [(one.body, one.worst_case, one.demand) for one in constant] == [
+        (one.body, one.worst_case, one.demand) for one in whole
+    ]
+    assert [one.weight for call in alone for one in call.asked] == [
+        one.weight for call in whole for one in call.asked
+    ]
+    # Each length of theirs is another user, so that only those of one length go together.
+    assert {len(call.asked) for call in apart} == {1, 2}

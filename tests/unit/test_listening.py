@@ -18,8 +18,8 @@ from runner.remote import Refused, RemoteBatch, Unclear, Why
 from runner.store import batches, webhooks
 from runner.store.batches import NewBatch, NewLine
 from runner.store.database import Store
+from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
-from runner.store.series import Identity
 from runner.submission import Stage, Submission
 
 ACCOUNT = Account("openai", "https://api.example/v1")

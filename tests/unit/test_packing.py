@@ -18,7 +18,9 @@ def packed(texts: list[Any], *, worst: int | None = 5) -> Call:
     parts = [packing.part(REQUEST | {"input": text}) for text in texts]
     return Call(
         asked=tuple(
-            Asked(n, n + 1, f"k{n}", 0, part.weight) for n, part in enumerate(parts) if part is not None
+            Asked(n, n + 1, f"k{n}", 0, packing.weight(part.text))
+            for n, part in enumerate(parts)
+            if part is not None
         ),
         endpoint="embeddings",
         model="m",
@@ -55,8 +57,7 @@ def test_what_is_no_single_text_goes_alone(given_input: object) -> None:
 
 
 def test_weights_are_bytes_of_text_or_tokens() -> None:
-    weights = [packing.part(REQUEST | {"input": text}) for text in ("Grüße", [5, 6, 7], "")]
-    assert [one.weight for one in weights if one is not None] == [7, 3, 0]
+    assert [packing.weight(text) for text in ("Grüße", [5, 6, 7], "", "\ud800")] == [7, 3, 0, 3]
 
 
 def test_a_packed_body_is_the_request_with_all_texts_and_asks_for_base64() -> None:

@@ -220,3 +220,46 @@ def test_no_price_and_no_bound_have_no_worst_case() -> None:
     assert worst(request_line("a", model="unheard-of")) is None
     assert worst(request_line("a"), Prices.none()) is None
     assert worst(request_line("a", web_search_options={})) is None
+
+
+EMBED: dict[str, Any] = {"endpoint": "embeddings", "request": {"input": "{{ t }}", "dimensions": 8}}
+
+
+@pytest.mark.parametrize("value", ["a", "Grüße\u2028", "", [1, 2], ["a", "b"], "\ud800"])
+def test_an_input_that_is_read_alone_is_that_of_the_question(value: object) -> None:
+    asking = questions(**EMBED)
+    assert asking.text_alone is not None
+    line = json.dumps({"t": value, "other": 1}).encode()
+    assert asking.text_alone(line) == asking.ask(line).request["input"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CHAT,
+        {"input": "the same for all"},
+        {"input": "{{ t }}", "user": "{{ u }}"},
+        {"input": "{{ t }}", "extra": [{"deep": "{{ t }}"}]},
+    ],
+)
+def test_where_questions_may_differ_in_more_no_input_is_read_alone(request_: dict[str, Any]) -> None:
+    endpoint = "chat" if request_ is CHAT else "embeddings"
+    assert questions(endpoint=endpoint, request=request_).text_alone is None
+    assert REQUESTS.text_alone is None
+
+
+@pytest.mark.parametrize("line", [b"[]", b"{", b"{}", b'{"t": null}', b'{"t": NaN}', b"\xff"])
+def test_an_input_that_cannot_be_read_alone_is_unaskable_for_the_same_reason(line: bytes) -> None:
+    asking = questions(**EMBED)
+    assert asking.text_alone is not None
+    with pytest.raises(Unaskable) as raised:
+        asking.text_alone(line)
+    assert [code for code, _ in raised.value.faults] == codes(asking, line)
+
+
+def test_the_worst_case_of_questions_that_share_a_call_is_that_of_all_their_bytes() -> None:
+    question = questions(**EMBED).ask(b'{"t": "a"}')
+    demand = question.endpoint.demand(question.request, len(question.body))
+    alone = worst_case(question, demand, PRICES)
+    assert alone is not None
+    assert worst_case(question, demand, PRICES, size=3 * len(question.body)) == 3 * alone

@@ -19,9 +19,10 @@ from runner.job import requests_job
 from runner.report import summarise
 from runner.store import database, runs, series
 from runner.store.ballast import LEAST_BYTES, MOST_BYTES
-from runner.store.database import Store, path_of
+from runner.store.database import Store
 from runner.store.faults import DiskFull
 from runner.store.locks import lock_folder
+from runner.store.place import path_of
 from runner.store.schema import APPLICATION_ID
 from runner.store.upgrade import SCHEMA_VERSION
 

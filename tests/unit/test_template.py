@@ -346,3 +346,36 @@ def test_field_paths() -> None:
     assert field_path("request", "input") == "request.input"
     assert field_path("request.a", 3) == "request.a[3]"
     assert field_path("request", 'x"y') == "request[" + json.dumps('x"y') + "]"
+
+
+FIELD_NAMES = ("t", "self", "row", "_value", "loop", "missing", "context", "l_0_t")
+
+
+@pytest.mark.parametrize("name", FIELD_NAMES)
+@pytest.mark.parametrize("value", ["text", "", "{{ t }}", 5, 2.5, True, None, [1], {"a": "b"}])
+def test_a_template_that_is_a_fields_name_gives_what_any_expression_of_it_does(
+    name: str, value: object
+) -> None:
+    def rendered(text: str) -> object:
+        try:
+            return compile_request({"input": text}).render({name: value})
+        except RowFault as fault:
+            return fault.code, fault.field, fault.message
+
+    assert rendered("{{ " + name + " }}") == rendered("{{ " + name + " if true else 0 }}")
+
+
+def test_a_part_can_be_rendered_alone_where_no_other_has_a_template() -> None:
+    template = compile_request({"input": "{{ a }}-{{ row.b }}", "dimensions": 8})
+    only = template.only("input")
+    assert only is not None
+    assert only({"a": "x", "b": "y"}) == template.render({"a": "x", "b": "y"})["input"] == "x-y"
+    assert template.only("dimensions") is None
+    with pytest.raises(RowFault) as raised:
+        only({"a": "x"})
+    assert (raised.value.code, raised.value.field) == ("missing_field", "request.input")
+
+
+@pytest.mark.parametrize("request_", [{"input": "a"}, {"input": "{{ a }}", "user": "{{ a }}"}, {}])
+def test_no_part_is_rendered_alone_where_others_differ_or_none_does(request_: dict[str, Any]) -> None:
+    assert compile_request(request_).only("input") is None

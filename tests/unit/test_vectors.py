@@ -68,6 +68,28 @@ def test_what_else_the_answer_said_is_kept_with_its_own_digits() -> None:
     assert found.weights == [5, 0, 7]
 
 
+@pytest.mark.parametrize("more", [{}, {"id": "e-1"}, {"created": 5, "service_tier": None}, {"unknown": [1]}])
+def test_whatever_else_an_answer_said_the_same_is_kept_of_it(more: dict[str, Any]) -> None:
+    body = packed_body(THREE, **more)
+    kept = vectors.keep(body, 3, [1, 1, 1])
+
+    assert kept is not None
+    said = json.loads(body)
+    del said["data"]
+    assert json.loads(vectors.trailer(kept).body) == said
+    assert [bytes(vectors.row(kept, item)) for item in range(3)] == THREE
+
+
+def test_of_a_member_that_is_said_twice_the_last_counts() -> None:
+    body = packed_body(THREE)
+    for twice in (b'{"data":[],"usage":5,' + body[1:], b'{"data":[],"unknown":1,"unknown":2,' + body[1:]):
+        kept = vectors.keep(twice, 3, [1, 1, 1])
+        assert kept is not None
+        found = json.loads(vectors.trailer(kept).body)
+        assert found["usage"] == {"prompt_tokens": 30, "total_tokens": 30}
+        assert found.get("unknown", 2) == 2
+
+
 def test_vectors_that_came_out_of_order_are_kept_in_the_order_of_the_inputs() -> None:
     kept = vectors.keep(packed_body(THREE, order=[2, 0, 1]), 3, [1, 1, 1])
 

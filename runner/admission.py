@@ -4,7 +4,8 @@
 
 A refusal for want of room is a wait, never a failure: the first as long as `first_wait`, then twice as long each
 time, up to a day. A batch that ends makes room, so that the wait ends there. What the server names as the limit
-is believed. A shard that is refused again, alone in the queue, is larger than the limit itself: then it is cut.
+is believed: a shard larger than that is cut at once. One that is refused again and again, with nothing of ours in the
+queue, may be larger than a limit that nobody has named, or others may fill the queue: it waits, and is cut then.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ _SAFETY = 0.95
 
 class Full(NamedTuple):
     """What a refusal for want of room comes to. `wait` is in seconds; `limit` what the server named; `cut` says
-    that the shard would never fit, and how many tokens may at the most; `refusals` counts those in a row."""
+    that the shard may never fit, and how many tokens may at the most; `never_fits` that it surely does not, as large as
+    it seems to us; `refusals` counts those in a row."""
 
     wait: float
     limit: int | None
     cut: int | None
     refusals: int = 1
+    never_fits: bool = False
 
 
 class Queue:
@@ -48,25 +51,31 @@ class Queue:
         known = [one for one in (self._limit, self._most) if one is not None]
         return max(0, int(min(known) * _SAFETY) - enqueued) if known else None
 
-    def refused(self, message: str, *, tokens: int, beside: int, named_wait: float = 0.0) -> Full:
-        """A shard of `tokens`, with so many enqueued `beside` it by us, found no room."""
+    def refused(
+        self, message: str, *, tokens: int, beside: int, named_wait: float = 0.0, before: int = 0
+    ) -> Full:
+        """A shard of `tokens`, with so many enqueued `beside` it by us, found no room; nor did it `before`, so often, as
+        its record says."""
         limit = limit_in(message)
         if limit is not None:
             self._limit = limit
+        self._refusals = max(self._refusals, before)
         wait = min(LONGEST_WAIT, max(named_wait, self._first_wait * 2.0 ** min(self._refusals, 20)))
         self._refusals += 1
         cut = None
+        never_fits = limit is not None and tokens > limit
         if limit is not None and tokens > limit:
-            cut = int(limit * _SAFETY)
+            cut, self._most = max(1, int(limit * _SAFETY)), None
         elif beside == 0 and self._refusals >= 3:
-            cut = max(1, tokens // 2)
-        if cut is not None:
-            self._most = cut if limit is None else None
-        return Full(wait, limit, cut, self._refusals)
+            cut = self._most = max(1, tokens // 2)
+        return Full(wait, limit, cut, self._refusals, never_fits)
 
-    def admitted(self) -> None:
-        """A batch of this model is at work: the next refusal waits no longer than the first."""
+    def admitted(self, tokens: int) -> None:
+        """A batch of this model and so many tokens is at work: the next refusal waits no longer than the first, and the
+        next shard may be twice as large."""
         self._refusals = 0
+        if self._most is not None:
+            self._most = max(self._most, 2 * tokens)
 
 
 def too_large(full: Full) -> Failure:

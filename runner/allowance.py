@@ -71,9 +71,12 @@ class Allowance:
                 f"Line {line}: nothing bounds what this request may cost at {model}, so the budget cannot hold. "
                 "It was not sent; what is answered is kept. Run without a budget, or leave such rows out."
             )
+        gone, how = self._budget.spent, "spent or at risk"
+        if self._budget.reserved:
+            gone, how = gone + self._budget.reserved, "spent, at risk or set aside for batches that are out"
         return BudgetReached(
-            f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(self._budget.spent)} "
-            "is spent or at risk, and a call's longest answer could cost more than what is left. Raise --budget, "
+            f"The budget of ${usd(self._budget.limit)} does not allow the next call: ${usd(gone)} "
+            f"is {how}, and a call's longest answer could cost more than what is left. Raise --budget, "
             "or allow fewer output tokens, then run the same command again."
         )
 

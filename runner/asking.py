@@ -10,7 +10,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,9 +19,11 @@ from runner.allowance import Allowance
 from runner.api.account import Account
 from runner.budget import Budget
 from runner.dispatch.feed import Feed
+from runner.dispatch.flight import Sent
 from runner.dispatch.gate import Gate
-from runner.dispatch.online import Online, Wiring
+from runner.dispatch.online import Online
 from runner.dispatch.pack import Most
+from runner.dispatch.wiring import Wiring
 from runner.endpoints import ENDPOINTS, with_tier
 from runner.errors import Interrupted
 from runner.expand import CHUNK_ROWS, PACKED_ROWS, expand
@@ -47,9 +48,7 @@ from runner.tokens import Estimates
 from runner.turn import WHOLE, Turn, TurnOver, Watch
 
 if TYPE_CHECKING:
-    from runner.api.sending import Landed, Sending
-
-    Start = Callable[[str, str | None, bytes, Landed], Sending]
+    from runner.api.sending import Landed
 
 CONCURRENCY = 1_000
 """The most calls in flight where neither the job nor the command line says how many; the limiter finds how many
@@ -57,9 +56,6 @@ of them are of use."""
 
 PART_OF_A_MINUTE = 0.25
 """How much of a minute's limit of tokens one packed call may take."""
-
-LIST_SECONDS = 2.0
-"""How long a run waits for the server's list of models; most give it at once, some have none."""
 
 BEAT_SECONDS = 1.0
 
@@ -100,7 +96,8 @@ class _Dispatch:
         with asking.store.read() as connection:
             self._left = totals.unfinished(connection, asking.run.id)
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
-        self._budget = Budget(asking.budget, spent)
+            set_aside = totals.set_aside(connection, asking.run.id)
+        self._budget = Budget(asking.budget, spent, set_aside)
         self._allowance = Allowance(
             self._budget,
             longest=job.retry.max_wait,
@@ -156,19 +153,9 @@ class _Dispatch:
                 await self._writer.close()
 
     def _make_online(self) -> Online:
-        from runner.api.transport import Transport
-
-        # A transport that signs each call has no way without a task of its own.
-        lean = self._transport.start if isinstance(self._transport, Transport) else None
         return Online(
             self._feed,
-            Wiring(
-                claim=self._claim,
-                send=self._send,
-                settle=self._settle,
-                clock=time.monotonic,
-                start=None if lean is None else partial(self._start, lean),
-            ),
+            Wiring(claim=self._claim, start=self._start, settle=self._settle, clock=time.monotonic),
             gate=self._gate,
             limiter=self._limiter,
             charge=self._charge,
@@ -179,15 +166,12 @@ class _Dispatch:
         )
 
     async def _look_up_models(self) -> None:
-        """Say which models are past their last day; a list that does not come at once keeps nobody waiting."""
-        asking = self._asking
+        asking, today = self._asking, datetime.now(UTC).date()
         if not asking.new_models:
             return
-        dates: dict[str, str | None] = {}
-        with anyio.move_on_after(LIST_SECONDS):
-            dates = retirement.listed((await self._transport.fetch("/models")).body)
-        today = datetime.now(UTC).date()
-        for message in retirement.warnings(asking.new_models, dates, asking.prices, today=today):
+        for message in await retirement.told(
+            self._transport.fetch, asking.new_models, asking.prices, today=today
+        ):
             self._emit({"event": "warning", "message": message})
 
     async def _drive(self) -> None:
@@ -227,20 +211,13 @@ class _Dispatch:
         ]
         return await self._writer.submit(tasks.claim, claims)
 
-    async def _send(self, call: Call) -> Reply:
-        if self._settler.known_gone(call):
-            return MODEL_GONE
-        self._settler.sending(call)
-        body = with_tier(call.body, self._asking.turn.tier)
-        return await self._transport.send(ENDPOINTS[call.endpoint].path, call.model, body)
-
-    def _start(self, start: Start, call: Call, landed: Landed) -> Sending | None:
+    def _start(self, call: Call, landed: Landed) -> Sent | None:
         if self._settler.known_gone(call):
             landed(MODEL_GONE)
             return None
         self._settler.sending(call)
         body = with_tier(call.body, self._asking.turn.tier)
-        return start(ENDPOINTS[call.endpoint].path, call.model, body, landed)
+        return self._transport.start(ENDPOINTS[call.endpoint].path, call.model, body, landed)
 
     def _settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
         self._allowance.came(ended)
@@ -297,6 +274,7 @@ class _Dispatch:
         done = tally.answered + tally.failed
         rate = self._rate.at(done, time.monotonic())
         left = max(0, self._left - done)
+        allowed = self._limiter.calls_a_second
         return {
             "event": "progress",
             "run": self._asking.run.name,
@@ -316,7 +294,7 @@ class _Dispatch:
             "output_tokens": tally.output_tokens,
             "cost_usd": None if tally.unpriced and not tally.cost else usd(tally.cost),
             "bound_by": self._limiter.bound_by(time.monotonic()),
-            "calls_per_second_allowed": self._limiter.calls_a_second,
+            "calls_per_second_allowed": allowed and round(allowed, 3),
             "held_for": round(self._gate.seconds_left(), 1),
             "held_because": self._held_because if not self._gate.is_open else "",
         }

@@ -86,13 +86,13 @@ class _Dispatch:
                 self._out = batches.waited_for(connection, asking.run.id, asking.tenure.series_id)
             self._hinted_to, _ = webhooks.hints(connection, 0)
             spent = totals.spent(connection, asking.run.id) if asking.budget is not None else 0
-            reserved = [batches.worst_case(connection, one.id) for one in self._out if self._is_own(one)]
-        self._budget = Budget(asking.budget, spent)
-        self._budget.set_aside(sum(reserved))
+            worst = [(one, batches.worst_case(connection, one.id)) for one in self._out]
+        self._budget = Budget(asking.budget, spent, sum(cost for one, cost in worst if self._is_own(one)))
         self._protocol = Protocol(batching.quarantine)
         self._settler = self._make_settler(self._budget)
         # What an earlier run of the series has paid for is not this one's spending, nor its progress.
-        self._others_settler = self._make_settler(Budget(None))
+        others = sum(cost for one, cost in worst if not self._is_own(one))
+        self._others_settler = self._make_settler(Budget(None, reserved=others))
         self._stopped_by: RunnerError | None = None
         self._ended = self._done = self._in_vain = 0
         self._refused_by: RunnerError | None = None
@@ -169,7 +169,9 @@ class _Dispatch:
             raise self._stopped_by
         with self._asking.store.read() as connection:
             left = totals.unfinished(connection, self._asking.run.id)
-        if left and (self._batches.still_out or not (self._waits or self._stowage.left_some)):
+        # Whoever plans nothing here, or no more, has another way for what is left.
+        goes_on = self._waits or self._stowage.left_some or not self._batching.plans or self._is_late()
+        if left and (self._batches.still_out or not goes_on):
             raise NotFinished(bulletin.what_is_out(self._batches.lives, left))
 
     def _live(self, kept: Kept) -> Life:
@@ -265,8 +267,8 @@ class _Dispatch:
 
     def _rest_if_in_vain(self) -> None:
         """Lines that are put back cost no attempt: a server that does nothing else is not given batch after batch."""
-        tally = self._settler.tally
-        done = tally.answered + tally.failed + tally.held
+        tallies = (self._settler.tally, self._others_settler.tally)
+        done = sum(one.answered + one.failed + one.held for one in tallies)
         self._in_vain = 0 if done > self._done else self._in_vain + 1
         self._done = done
         if self._in_vain:
@@ -301,6 +303,7 @@ class _Dispatch:
                 "message": message,
             }
         )
+        self._batches.look_again()
 
     def _on_signal(self, signal: Signal) -> None:
         # What ends the run ends it once the batch is taken in.
@@ -321,7 +324,9 @@ class _Dispatch:
                 "grace": self._asking.grace,
             }
         )
-        self._batches.stop(Interrupted(f"Stopped ({reason}). {words}"))
+        # What does not end within its grace is cut off, and so is what would have raised this.
+        self._stopped_by = self._stopped_by or Interrupted(f"Stopped ({reason}). {words}")
+        self._batches.stop(self._stopped_by)
         await anyio.sleep(self._asking.grace)
         group.cancel_scope.cancel()
 

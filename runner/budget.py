@@ -13,11 +13,12 @@ from __future__ import annotations
 class Budget:
     """A bound on what a run may spend. Without a limit it only counts."""
 
-    def __init__(self, limit: int | None, spent: int = 0) -> None:
-        _refuse_negative(limit or 0, spent)
+    def __init__(self, limit: int | None, spent: int = 0, reserved: int = 0) -> None:
+        """`reserved` is the worst case of what is under way already, whatever the limit: batches of an earlier start."""
+        _refuse_negative(limit or 0, spent, reserved)
         self.limit = limit
         self.spent = spent
-        self.reserved = 0
+        self.reserved = reserved
 
     @property
     def left(self) -> int | None:
@@ -28,7 +29,8 @@ class Budget:
 
     def reserve(self, amount: int) -> bool:
         """Set aside the worst case of one call. False, and nothing set aside, if it could pass the limit."""
-        _refuse_negative(amount)
+        if amount < 0:
+            _refuse_negative(amount)
         if self.limit is not None and self.spent + self.reserved + amount > self.limit:
             return False
         self.reserved += amount
@@ -46,7 +48,8 @@ class Budget:
         `actual` is 0 for a call that was not executed, and None where nobody knows what it cost: then all
         that was reserved counts as spent. A cost above the reservation is counted as it is, since it is paid.
         """
-        _refuse_negative(reserved, actual or 0)
+        if reserved < 0 or (actual is not None and actual < 0):
+            _refuse_negative(reserved, actual or 0)
         if reserved > self.reserved:
             raise ValueError(f"{reserved} pico-dollars were never reserved: only {self.reserved} are")
         self.reserved -= reserved

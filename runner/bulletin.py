@@ -67,7 +67,8 @@ def how_it_goes_on(lives: Sequence[Life], run_name: str, *, keeps_batches: bool)
         )
     return (
         f"{_count(len(out), 'batch goes', 'batches go')} on at the provider ({_rows(out):,} rows): the same command "
-        f"takes in what they do, `runner cancel {run_name}` calls them off."
+        f"takes in what {'it does' if len(out) == 1 else 'they do'}, `runner cancel {run_name}` calls "
+        f"{'it' if len(out) == 1 else 'them'} off."
     )
 
 

@@ -18,7 +18,7 @@ from runner import takeup
 from runner.api.account import Account
 from runner.asking import Asking, ask
 from runner.dispatch.spool import spool_of
-from runner.errors import LISTED_FAULTS, BadInput, LineFault, UsageError
+from runner.errors import LISTED_FAULTS, BadInput, BudgetReached, LineFault, NotFinished, UsageError
 from runner.export import Outputs, export, refuse_matrix, refuse_other_rows
 from runner.files import MAX_LINE
 from runner.job import Job
@@ -28,6 +28,7 @@ from runner.pricing import Prices
 from runner.report import summarise
 from runner.stop import Stop
 from runner.store import batches, rows, runs, series, tasks, totals
+from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.identity import Identity
 from runner.store.locks import SeriesLock
@@ -38,6 +39,9 @@ from runner.store.series import Tenure
 Emit = Callable[[dict[str, Any]], None]
 
 REPRICED_AT_ONCE = 5_000
+
+CLOCK_SLACK = 60_000_000
+"""Microseconds by which a clock may have been set back without any harm."""
 
 _ABANDONED = {
     "code": "process_ended",
@@ -96,7 +100,7 @@ def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
     """Do what is left of a run, and write its output. A RunnerError says why it ended before its end."""
     refuse_matrix(start.job, start.output)
     with (
-        SeriesLock(path_of(start.store_url), start.identity.digest),
+        SeriesLock(path_of(start.store_url), start.identity.digest) as lock,
         Store.open(start.store_url) as store,
     ):
         store.keep_ballast(start.identity.digest)
@@ -108,16 +112,10 @@ def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
         if start.fresh:
             takeup.forget_answers(store, tenure)
         this = _take_up(store, tenure, start, outputs, stop, emit)
+        lock.name_run(this.name)
         refuse_other_rows(store, this, start.job, start.output)
-        emit(
-            {
-                "event": "started",
-                "run": this.name,
-                "job": start.job.name,
-                "rows": this.rows_in,
-                "state": this.state,
-            }
-        )
+        told = {"run": this.name, "job": start.job.name, "rows": this.rows_in, "state": this.state}
+        emit({"event": "started", **told})
         if this.state is RunState.FINISHED and not start.again and _is_drawn(this, start, outputs):
             return _finished(this, dict(this.summary or {}), start.output, None)
         this, did = _ask(store, tenure, this, start, stop, emit)
@@ -137,6 +135,9 @@ def recover(store: Store, tenure: Tenure, on_ambiguous: str, emit: Emit) -> None
             if not batches.left(connection, one.id, after_call=0, limit=1):
                 failed = one.seen is not None and one.seen.status == "failed"
                 batches.end(connection, [(one.id, "failed" if failed else "collected")])
+            elif one.created_at > now() + CLOCK_SLACK:
+                # The clock was set back since: what was due then would be due so much later.
+                batches.keep(connection, [(one.id, one.submission._replace(due=0.0))])
     shutil.rmtree(spool_of(store.path, tenure.series_id), ignore_errors=True)
     if found:
         emit({"event": "recovered", "tasks": found, "now": to.value})
@@ -170,6 +171,7 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
             runs.move(connection, this.id, RunState.ACTIVE)
         if this.state is not RunState.FINISHED:
             runs.look_again(connection, this.id)
+        tasks.bring_forward(connection, this.id, longest=int(start.job.retry.max_wait * 1_000_000))
         if start.again:
             accepted = start.job.accepts
             again = tasks.retry(
@@ -242,10 +244,12 @@ def _ask(
         did = _answer(asking, start, stop, emit)
     with store.write() as connection:
         series.fence(connection, tenure)
-        held = totals.held(connection, this.id)
-        if not held and this.state is RunState.ACTIVE:
+        held, left = totals.held(connection, this.id), totals.unfinished(connection, this.id)
+        if not (held or left) and this.state is RunState.ACTIVE:
             runs.move(connection, this.id, RunState.FINISHED)
         this = runs.get(connection, this.id)
+    if left:
+        raise NotFinished(f"Not finished: {left:,} rows have no answer yet. Run the same command again.")
     if held:
         raise takeup.RowsHeld(held, this.name)
     return this, did
@@ -254,7 +258,7 @@ def _ask(
 def _answer(asking: Asking, start: Start, stop: Stop, emit: Emit) -> dict[str, Any]:
     """Get the rows answered in the way that the job's mode says; what this start did."""
     if start.job.mode == "online":
-        did = ask(asking, stop=stop, emit=emit)
+        did = _ask_online(asking, stop, emit)
         with asking.store.read() as connection:
             if not totals.unfinished(connection, asking.run.id):
                 return did
@@ -268,6 +272,17 @@ def _answer(asking: Asking, start: Start, stop: Stop, emit: Emit) -> dict[str, A
     did = batch(batching, stop=stop, emit=emit)
     # What batches of an earlier start left over is asked as this start says.
     return did if plans else _answer(asking, start, stop, emit)
+
+
+def _ask_online(asking: Asking, stop: Stop, emit: Emit) -> dict[str, Any]:
+    try:
+        return ask(asking, stop=stop, emit=emit)
+    except BudgetReached:
+        with asking.store.read() as connection:
+            if not totals.set_aside(connection, asking.run.id):
+                raise
+        # What the batches that are out leave of the budget is known once they have ended.
+        return {}
 
 
 def _is_drawn(this: Run, start: Start, outputs: Outputs) -> bool:

@@ -80,9 +80,10 @@ class Intake:
                 for path in (output, error):
                     path.unlink(missing_ok=True)
             self._tell_oddities(kept, found)
-            return TakenIn(
-                settled=found.settled + found.before, left=found.left, output_gone=got_output == "gone"
-            )
+            told = found.settled + found.before
+            # As many answers for nobody as rows without one: asked again, they would be paid and lost again.
+            astray = remote.status == "completed" and not told and found.unknown >= found.left
+            return TakenIn(told, found.left, output_gone=got_output == "gone" or astray)
 
     async def settle_left(self, kept: Kept, fault: str) -> None:
         """Settle what no line tells of."""
@@ -186,10 +187,10 @@ class Intake:
     def _tell_oddities(self, kept: Kept, found: Collection) -> None:
         if found.unmatched is None:
             return
-        odd = [(found.unknown, "of no row of it"), (found.unreadable, "not readable")]
-        odd += [(found.conflicts, "a second, different answer")]
+        odd = [(found.unknown, "for no row of it"), (found.unreadable, "not readable")]
+        odd += [(found.conflicts, "with a second, different answer")]
         words = ", ".join(f"{count:,} {what}" for count, what in odd if count)
-        self._tell(kept, "unmatched", f"lines that belong to no row are kept in {found.unmatched}: {words}")
+        self._tell(kept, "unmatched", f"its results have lines {words}; these are kept in {found.unmatched}")
 
 
 def _refusal(failure: Failure) -> Reply:

@@ -71,8 +71,13 @@ def cancel(store_url: str, run_name: str) -> str | BatchesOut:
     lock = SeriesLock(path_of(store_url), identity.digest)
     holder = lock.holder()
     with Store.open(store_url) as store:
-        if holder is not None:
+        if holder is not None and holder.runs(this.name):
             return _ask_to_stop(store, this, str(holder))
+        if holder is not None:
+            return (
+                f"Run {this.name} is not running: {holder} is at work on run {holder.run} of the same series. "
+                f"`runner cancel {holder.run}` stops that one."
+            )
         with lock, store.write() as connection:
             this = runs.get(connection, this.id)
             out = batches.waited_for(connection, this.id, this.series_id)

@@ -30,8 +30,9 @@ def refuse_boundless(store: Store, run: Run, job: Job, prices: Prices, *, origin
                     "Nothing was sent. Run without --budget, or leave such rows out."
                 )
             if worst_case(question, demand, prices, batch=job.mode == "batch") is None:
+                in_batches = " in batches" if job.mode == "batch" else ""
                 raise BadConfiguration(
-                    f"Line {line}: a budget needs a price for {question.model}, and none is known at "
+                    f"Line {line}: a budget needs a price for {question.model}{in_batches}, and none is known at "
                     f"{origin}. Nothing was sent. Give the prices with --prices FILE, or run without a budget."
                 )
             if job.endpoint is not None:

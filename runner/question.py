@@ -109,19 +109,15 @@ class Questions:
     def _ask_request(self, line: bytes, checked: bool) -> Question:
         if checked:
             key, url, body = record.parse_checked_request(line)
+            request = record.parse(body)
         else:
-            found = record.parse_request(line)
-            key, url, body = found.key, found.url, found.body
-        faults: list[tuple[str, str]] = []
+            key, url, body, request = record.read_request(line)
         endpoint = BY_URL.get(url)
         if endpoint is None:
             known = ", ".join(sorted({one.url for one in ENDPOINTS.values()}))
-            faults.append(("unknown_url", f"url {url!r} is not one that runner can ask; it knows {known}"))
-            raise Unaskable(faults, key)
-        request = record.parse(body)
-        if not checked:
-            faults.extend(endpoint.check(request))
-        if faults:
+            message = f"url {url!r} is not one that runner can ask; it knows {known}"
+            raise Unaskable([("unknown_url", message)], key)
+        if not checked and (faults := endpoint.check(request)):
             raise Unaskable(faults, key)
         return Question(key, endpoint, str(request["model"]), body, request)
 
@@ -166,7 +162,7 @@ def worst_case(
 ) -> int | None:
     """The dearest that a question can come to, online or in a batch, in pico-dollars; None where nothing bounds
     it. `size` are the bytes of all bodies where a call carries more questions like it."""
-    if demand.unbounded is not None:
+    if demand.unbounded is not None or not len(prices):
         return None
     tier = question.request.get("service_tier")
     return prices.worst_case(

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import date
 
+import anyio
 import orjson
 
+from runner.model import Reply
 from runner.pricing import Prices
+
+LIST_SECONDS = 2.0
+"""How long a run waits for the server's list of models; most give it at once, some have none."""
+
+
+async def told(
+    fetch: Callable[[str], Awaitable[Reply]], models: Collection[str], prices: Prices, *, today: date
+) -> list[str]:
+    """A sentence for each of these models that is past its last day, as the server's list says or the price table. A
+    list that does not come at once keeps nobody waiting."""
+    dates: dict[str, str | None] = {}
+    with anyio.move_on_after(LIST_SECONDS):
+        dates = listed((await fetch("/models")).body)
+    return warnings(models, dates, prices, today=today)
 
 
 def listed(body: bytes) -> dict[str, str | None]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.asking import Asking, ask
 from runner.batching import Batching, batch
-from runner.errors import BatchRefused
+from runner.errors import BatchRefused, BudgetReached
 from runner.job import Job
 from runner.pricing import Prices
 from runner.provider import Provider, provider_of
@@ -149,7 +149,13 @@ class _Schedule:
         return switch_at(self._began, self._deadline, left=self._left(), allowed=self._allowed)
 
     def _ask(self, turn: Turn, *, deadline: float = 600.0) -> None:
-        did = ask(replace(self._asking, turn=turn, deadline=deadline), stop=self._stop, emit=self._emit)
+        try:
+            did = ask(replace(self._asking, turn=turn, deadline=deadline), stop=self._stop, emit=self._emit)
+        except BudgetReached:
+            if not self._has_set_aside():
+                raise
+            # What the batches that are out leave of the budget is known once they have ended.
+            return
         self._allowed = did["calls_per_second_allowed"] or did["rows_per_second"] or self._allowed
         self._add(did)
 
@@ -172,6 +178,10 @@ class _Schedule:
     def _is_out(self) -> bool:
         with self._asking.store.read() as connection:
             return bool(batches.out(connection, self._asking.tenure.series_id))
+
+    def _has_set_aside(self) -> bool:
+        with self._asking.store.read() as connection:
+            return totals.set_aside(connection, self._asking.run.id) > 0
 
     def _add(self, did: dict[str, Any]) -> None:
         """Sum up what the ways did in this start."""

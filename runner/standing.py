@@ -54,13 +54,14 @@ def one_run(store_url: str, run_name: str, *, clock: Clock = time.time) -> dict[
         finished = run.state is RunState.FINISHED
         left = 0 if finished else totals.unfinished(connection, run.id)
         states = {} if finished else totals.by_state(connection, run.id)
+        paid = totals.paid(connection, run.id)
         errors = totals.commonest_errors(connection, run.id)
         out = _out(connection, run)
         ended = Counter(one.result for one in batches.of_run(connection, run.id) if one.result)
     now = clock()
     short = _short(run, identity, path_of(store_url), out, now)
     if not finished:
-        short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0)}
+        short |= {"ok": states.get("answered", 0), "failed": states.get("failed", 0), "cost_usd": usd(paid)}
     progress = run.progress or {}
     running = short["state"] == "running"
     told = [_batch(one, now) for one in out]
@@ -99,6 +100,8 @@ def _short(run: Run, identity: Identity, store_path: Path, out: Sequence[Kept], 
     holder = None
     if run.state in (RunState.ACTIVE, RunState.INGESTING):
         holder = SeriesLock(store_path, identity.digest).holder()
+        if holder is not None and not holder.runs(run.name):
+            holder = None
         # What waits goes on by itself, what is paused does not.
         waits = any(_is_sent(one) or one.submission.due > now for one in out)
         state = "running" if holder is not None else "waiting" if waits else "paused"

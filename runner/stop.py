@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 
 
 class Stop:
@@ -28,9 +29,11 @@ class Stop:
     def listening(self, told: Callable[[str], None]) -> Iterator[None]:
         """While the event loop that runs now is at work, `told` is called in it when a stop is asked for."""
         loop = asyncio.get_running_loop()
+        # A signal comes between two steps of the loop as well, where nothing knows which loop is running.
+        context = copy_context()
 
         def tell(reason: str) -> None:
-            loop.call_soon_threadsafe(told, reason)
+            loop.call_soon_threadsafe(told, reason, context=context)
 
         self._tell = tell
         if self.reason is not None:

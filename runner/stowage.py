@@ -179,7 +179,8 @@ class Stowage:
     async def _keep_new(self, written: Written) -> Kept:
         run = self._asking.run
         shard = f"{run.name}_{secrets.token_hex(4)}"
-        self._budget.set_aside(written.worst_case or 0)
+        # That of all is unknown where that of one is; what is known of the others comes back line by line.
+        self._budget.set_aside(sum(one.reserved or 0 for one in written.lines))
         new = NewBatch(
             run_id=run.id,
             series_id=self._asking.tenure.series_id,

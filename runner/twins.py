@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.api.batches import BatchApi
-from runner.remote import Listed, Page
+from runner.remote import Listed, Page, RemoteBatch
 from runner.store import batches
 from runner.store.batches import Kept
 from runner.store.database import Store
@@ -30,18 +30,25 @@ async def call_off_twins(
         return
     twins = audit(submissions, await _listed_since(api, min(made) - HORIZON))
     for twin in twins:
-        [of] = [one for one in kept if one.submission.shard == twin.shard] or kept[:1]
+        # A store that took batches over may have two of one shard.
+        of = next((one for one in kept if one.submission.shard == twin.shard), kept[0])
         await call_off(api, twin.id, of, tell)
 
 
 async def call_off(api: BatchApi, batch_id: str, of: Kept, tell: Callable[[Kept, str, str], None]) -> None:
     """Cancel one second batch of a shard."""
-    await api.cancel(batch_id)
+    answer = await api.cancel(batch_id)
+    if not isinstance(answer, RemoteBatch):
+        became = f"It could not be cancelled, do so at the provider ({answer.message.rstrip('.')})"
+    elif answer.has_ended:
+        became = f"It has ended ({answer.status})"
+    else:
+        became = "It is cancelled"
     tell(
         of,
         "twin",
         f"batch {batch_id} asks the same rows a second time: a create arrived later than --quarantine waits for, or a "
-        "list lagged. It is cancelled; what it did may be charged. Give a longer --quarantine",
+        f"list lagged. {became}; what it did may be charged. Give a longer --quarantine",
     )
 
 

@@ -19,12 +19,16 @@ import openai
 from runner.api.account import Account
 from runner.api.client import signing
 from runner.api.request_head import head
+from runner.api.sending import Landed, by_task
 from runner.api.transport import Transport
 from runner.api.wire import Wire
 from runner.model import Reply
 
 # What belongs to the connection, and is said there.
 _FRAMING = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
+
+# Calls that were given up end in a few turns of the loop.
+_ENDING_SECONDS = 1.0
 
 
 class _Call:
@@ -65,6 +69,7 @@ class SdkTransport:
             max_body=max_body,
         )
         self._current: ContextVar[_Call] = ContextVar("call")
+        self._tasks: set[asyncio.Task[Reply]] = set()
 
     async def __aenter__(self) -> Self:
         await self._below.__aenter__()
@@ -74,6 +79,8 @@ class SdkTransport:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ENDING_SECONDS)
         await self._client.close()
         await self._below.__aexit__(kind, error, trace)
 
@@ -85,6 +92,13 @@ class SdkTransport:
                 target, content=body, cast_to=httpx2.Response, options={"max_retries": 0}
             )
         )
+
+    def start(self, path: str, model: str | None, body: bytes, landed: Landed) -> asyncio.Task[Reply]:
+        """As `send`; see `Transport.start`. Here it is a task all the same."""
+        task = by_task(self.send(path, model, body), landed)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def fetch(self, path: str) -> Reply:
         """GETs a path below the base URL; see `Transport.fetch`."""

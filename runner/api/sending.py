@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TypeAlias
 
 from runner.api.connection import Connection, Ending
@@ -66,3 +66,15 @@ class Sending:
             self.dialing.cancel()
         if self.connection is not None:
             self.connection.abort()
+
+
+def by_task(call: Coroutine[object, object, Reply], landed: Landed) -> asyncio.Task[Reply]:
+    """Run a call as a task of its own, which may be cancelled: nothing is told then."""
+
+    def ended(task: asyncio.Task[Reply]) -> None:
+        if not task.cancelled():
+            landed(task.exception() or task.result())
+
+    task = asyncio.get_running_loop().create_task(call)
+    task.add_done_callback(ended)
+    return task

@@ -88,12 +88,14 @@ def adopt_command(
             }
         )
     if not options["as_json"]:
-        for line in _told(adopted, job_or_requests):
+        for line in _told(adopted, job_or_requests, "" if input_path is None else f" -i {input_path}"):
             click.echo(line, err=True)
 
 
-def _told(adopted: Adopted, job: str) -> list[str]:
+def _told(adopted: Adopted, job: str, more: str) -> list[str]:
+    """The last lines; `more` are the words that a start needs beside the job."""
     lines = []
+    same = f"`runner run {job}{more} --mode batch`, with the same server and store,"
     if adopted.batches:
         lines.append(
             f"Run {adopted.run}: {_count(adopted.batches)} of run {', '.join(sorted(adopted.of_runs))} taken over, with "
@@ -111,10 +113,11 @@ def _told(adopted: Adopted, job: str) -> list[str]:
             "answered cannot be known any more."
         )
     if not (adopted.left or adopted.out):
-        lines.append(f"No row is left to ask: `runner run {job} --mode batch` writes the output.")
+        lines.append(f"No row is left to ask: {same} writes the output.")
         return lines
+    again = ", and pays for no row again" if adopted.batches else ""
     left = f" {adopted.left:,} rows are in no batch, and will be asked." if adopted.left else ""
-    lines.append(f"`runner run {job} --mode batch` goes on, and pays for no row again.{left}")
+    lines.append(f"{same} goes on{again}.{left}")
     return lines
 
 

@@ -68,9 +68,9 @@ def _agreed(leftovers: list[Leftover]) -> bool:
 
 def _show(found: Found) -> None:
     if found.leftovers:
-        click.echo(f"{'FILE':32} {'KIND':6} {'SIZE':>9} {'AGE':>7}  {'BATCH':36} WHY")
+        click.echo(f"{'FILE':32} {'KIND':6} {'SIZE':>9} {'AGE':>7}  {'BATCH':38} WHY")
     for one in found.leftovers:
-        line = f"{one.id:32} {one.kind:6} {_size(one.size):>9} {_age(one.age):>7}  {one.batch or '-':36} {one.why}"
+        line = f"{one.id:32} {one.kind:6} {_size(one.size):>9} {_age(one.age):>7}  {one.batch or '-':38} {one.why}"
         click.echo(printable(line))
     for path, size in found.unmatched:
         click.echo(printable(f"Lines that belong to no row ({_size(size)}) are kept in {path}."))

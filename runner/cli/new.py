@@ -10,7 +10,7 @@ from runner.errors import OutputUnwritable, UsageError
 
 
 @click.command("new")
-@click.argument("recipe", metavar="RECIPE", required=False)
+@click.argument("recipe", metavar="[RECIPE]", required=False)
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), required=False)
 def new_command(recipe: str | None, folder: Path | None) -> None:
     """Copy a ready job with its sample input into DIR (default: a new folder named like the recipe).

@@ -70,7 +70,7 @@ def store_option(command: Decorated) -> Decorated:
         "--store",
         metavar="URL",
         envvar="RUNNER_STORE",
-        help="Where runs are kept: sqlite:///PATH. Default: runner/store.db in your data folder.",
+        help="Where runs are kept: sqlite:///PATH. Default: RUNNER_STORE, else runner/store.db in your data folder.",
     )(command)
 
 
@@ -114,7 +114,7 @@ def deadline_option(command: Decorated) -> Decorated:
     return click.option(
         "--deadline",
         metavar="WHEN",
-        help="For auto: a duration from the run's beginning, or a time of day with its zone.",
+        help="For --mode auto, which needs it: 8h from the run's beginning, or '06:00 Europe/Berlin', the next one.",
     )(command)
 
 
@@ -142,7 +142,12 @@ def handling_options(command: Decorated) -> Decorated:
     """How a start handles its run: the same for `run`, `resume` and `retry`."""
     for option in reversed(
         [
-            click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the output goes."),
+            click.option(
+                "-o",
+                "--output",
+                type=click.Path(path_type=Path),
+                help="Where the output goes. Default: the job's; of a requests file, NAME.results.jsonl beside it.",
+            ),
             mode_option,
             click.option("--budget", type=Money(), help="Most that may be spent, in USD; never overshot."),
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),

@@ -182,7 +182,7 @@ def sentence(event: dict[str, Any]) -> str:
         case "ingesting":
             return f"Reading the input: {event['rows']:,} rows so far."
         case "started":
-            return f"Run {event['run']} of {event['job']}: {event['rows']:,} rows."
+            return f"Run {event['run']} of {event['job']}: {_rows(event['rows'])}."
         case "recovered":
             return (
                 f"{event['tasks']:,} rows were in calls of an earlier start whose answers never reached us; these "
@@ -191,7 +191,7 @@ def sentence(event: dict[str, Any]) -> str:
         case "retrying" if not event["tasks"]:
             return "No row failed or is held: nothing goes round again."
         case "retrying":
-            return f"{event['tasks']:,} failed or held row{'' if event['tasks'] == 1 else 's'} asked again."
+            return f"{event['tasks']:,} failed or held {'row is' if event['tasks'] == 1 else 'rows are'} asked again."
         case "held":
             return f"Waiting {_seconds(event['seconds'])} for the server ({printable(event['reason'])})."
         case "batch":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from runner.admission import QUEUE_FULL, Queue, too_large
 from runner.dispatch.batch_wiring import TakenIn, Wiring
-from runner.dispatch.patience import Patience
+from runner.dispatch.patience import Patience, Stopped
 from runner.dispatch.submitting import BytesGone
 from runner.errors import AccessRefused, BatchRefused
 from runner.polling import (
@@ -30,7 +30,7 @@ from runner.polling import (
 from runner.provider import Provider, account_fault, failure_kind, why_failed
 from runner.remote import Failure, Refused, RemoteBatch, Unclear, Why
 from runner.store.batches import Kept
-from runner.submission import Protocol, Stage, Submission
+from runner.submission import NOT_NOW, Protocol, Stage, Submission
 
 MOST_FAILURES = 3
 """How often a shard is submitted whose batch fails as a whole, for a reason that may pass."""
@@ -104,6 +104,8 @@ class Life:
         # What an earlier start has submitted is looked at at once: this one may not wait at all.
         self._is_new = self.submission.stage is not Stage.SUBMITTED
         while self.submission.stage is not Stage.SUBMITTED:
+            if self._patience.is_stopping and not self.is_sent:
+                raise Stopped
             if self._calling_off and not self.is_sent:
                 await self._wiring.dissolve(self.kept)
                 return False
@@ -151,19 +153,19 @@ class Life:
             self._say(submission.stage.value)
 
     async def _wait_for_room(self, message: str, named: float) -> bool:
-        """Wait for room in the account's queue; False where the shard would never fit."""
-        beside = self._wiring.beside(self.kept)
-        full = self._queue.refused(message, tokens=self.kept.tokens, beside=beside, named_wait=named)
-        await self._wiring.learn(self.kept, full)
-        if self.kept.lines == 1 and full.cut is not None and full.refusals >= MOST_FAILURES and not beside:
-            await self._wiring.fail_lines(self.kept, (too_large(full),))
+        """Wait for room in the account's queue; False where the shard may never fit."""
+        beside, kept, sub = self._wiring.beside(self.kept), self.kept, self.submission
+        before = (sub.attempt if sub.stage is Stage.PLANNED else sub.tries) - 1
+        full = self._queue.refused(
+            message, tokens=kept.tokens, beside=beside, named_wait=named, before=max(0, before)
+        )
+        await self._wiring.learn(kept, full)
+        if kept.lines == 1 and full.never_fits and full.refusals >= MOST_FAILURES and not beside:
+            await self._wiring.fail_lines(kept, (too_large(full),))
             return False
-        if full.cut is not None and self.kept.lines > 1:
-            self._wiring.tell(
-                self.kept,
-                "queue_full",
-                f"the account's queue takes {full.cut:,} tokens of {self.kept.model} at a time: smaller batches follow",
-            )
+        if full.never_fits and kept.lines > 1:
+            words = f"the account's queue takes {full.cut:,} tokens of {kept.model} at a time: smaller batches follow"
+            self._wiring.tell(kept, "queue_full", words)
             return False
         until = self._clock() + full.wait
         self._wiring.tell(self.kept, "queue_full", f"{QUEUE_FULL}: again in {hours(full.wait)}")
@@ -171,7 +173,8 @@ class Life:
         await self._wiring.keep(self.kept.id, waiting)
         self._hold_on_to(waiting)
         await self._wait_until(until)
-        return True
+        # Without a limit that is named, a smaller one is tried, but no sooner than the same again would be.
+        return full.cut is None or kept.lines == 1
 
     async def _hold(self, words: str) -> None:
         self._wiring.tell(self.kept, "held", f"{words}: its rows are held")
@@ -189,11 +192,11 @@ class Life:
             await self._wait(self._first)
         while True:
             if self._calling_off and not asked_to_end:
-                asked_to_end = isinstance(await self._wiring.cancel(batch_id), (RemoteBatch, Refused))
+                asked_to_end = await self._cancel(batch_id)
             found = await self._wiring.look(batch_id)
             if isinstance(found, RemoteBatch):
                 if found.status in ("in_progress", "finalizing", "completed"):
-                    self._queue.admitted()
+                    self._queue.admitted(self.kept.tokens)
                 trouble = denied = 0
                 await self._note(found)
                 if is_believed(found, before):
@@ -221,6 +224,14 @@ class Life:
                     )
             await self._wait(wait, soon=not isinstance(found, RemoteBatch) or found.has_ended)
 
+    async def _cancel(self, batch_id: str) -> bool:
+        """Ask the batch to end; whether that was heard, or never will be."""
+        answer = await self._wiring.cancel(batch_id)
+        if isinstance(answer, RemoteBatch):
+            return True
+        self._wiring.tell(self.kept, "uncancelled", f"it could not be cancelled: {answer.message}")
+        return isinstance(answer, Refused) and answer.why not in NOT_NOW
+
     async def _note(self, remote: RemoteBatch) -> None:
         now = self._clock()
         if remote.status != self.status:
@@ -242,7 +253,7 @@ class Life:
     async def _is_missing_for_good(self, batch_id: str) -> bool:
         """Whether its server has not known the batch for as long as a list may lag."""
         now, seen = self._clock(), self.kept.seen
-        if seen is None or seen.status != MISSING:
+        if seen is None or seen.status != MISSING or (seen.created_at or now) > now:
             seen = RemoteBatch(batch_id, MISSING, created_at=now)
             self.kept = self.kept._replace(seen=seen)
             await self._wiring.see(self.kept.id, seen)

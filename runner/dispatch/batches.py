@@ -90,6 +90,10 @@ class Batches:
             life.call_off()
         self._changed.set()
 
+    def look_again(self) -> None:
+        """A batch is further than it was: there may be room for the next."""
+        self._changed.set()
+
     def rest(self, seconds: float) -> None:
         """Plan nothing for a while: the last batch got no row any further."""
         self._rests_until = self._clock() + seconds
@@ -146,12 +150,15 @@ class Batches:
 
     async def _wait_without_batches(self, room: Room) -> bool:
         if room.error is not None:
-            self.stop(room.error)
+            # Where some are out that this start does not wait for, their end may change it.
+            if not self._lives:
+                self.stop(room.error)
             return False
         if room.until is None:
             return False
         try:
-            await self._patience.until(room.until, self._changed)
+            # Who waits for room waits for another's end, however soon it is to be tried again.
+            await self._patience.until(room.until, self._changed, soon=not room.full)
         except (StillOut, Stopped):
             return False
         return True

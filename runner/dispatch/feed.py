@@ -68,7 +68,8 @@ class Feed:
         self._tokens = packing.Portion(packing.MOST_TOKENS)
         self._base64 = True
         self._text_alone = questions.text_alone
-        self._size = PACKED_STOCK if questions.can_pack else STOCK
+        self._packs = questions.can_pack
+        self._size = PACKED_STOCK if self._packs else STOCK
 
     def next(self, *, to_probe: bool = False) -> Call | Nothing:
         """The next call to make, or how long there is nothing to do.
@@ -83,7 +84,7 @@ class Feed:
         if to_probe:
             self._bring_fresh_forward()
         if self._stock:
-            return self._pack() if self._questions.can_pack else self._single(self._stock.popleft())
+            return self._pack() if self._packs else self._single(self._stock.popleft())
         with self._store.read() as connection:
             due = tasks.next_due(connection, self._run_id, besides=self._aside)
         return Nothing(None if due is None else max(0.001, (due - now()) / 1_000_000))
@@ -111,6 +112,8 @@ class Feed:
 
     def answered(self, call: Call) -> None:
         """A call was answered: where it is the second half of one that was refused, that one was too large."""
+        if not self._packs:
+            return
         self._texts.answered(len(call.asked))
         self._tokens.answered(call.demand.input_tokens)
         split = call.split_from

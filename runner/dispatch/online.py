@@ -10,38 +10,18 @@ claim of the call that takes its place: whatever is sent while it is not saved y
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import anyio
 import anyio.lowlevel
 
 from runner.dispatch.feed import Feed, Nothing
-from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, Sent, handful
+from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, handful
 from runner.dispatch.gate import Gate
+from runner.dispatch.wiring import Wiring
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
-
-Send = Callable[[Call], Coroutine[object, object, Reply]]
-Start = Callable[[Call, Callable[[Reply | BaseException], None]], Sent | None]
-"""Sends a call without a task of its own; who hears what came of it is told once."""
-ClaimCalls = Callable[[Sequence[Call]], Awaitable[Sequence[int]]]
-Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaitable[object]]]
-"""What ended calls mean for the others, at once, and what to await until that is in the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """What the dispatch does its work by: claim in the store, send on the network, settle in the store.
-
-    `start` is a cheaper way of sending, None where the network has no such way."""
-
-    claim: ClaimCalls
-    send: Send
-    settle: Settle
-    clock: Callable[[], float]
-    start: Start | None = None
 
 
 class Online:
@@ -80,7 +60,6 @@ class Online:
         self.unsaved = 0
         """How many tasks are in flight, or have come back and are not in the store yet."""
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
-        self._sending: set[asyncio.Task[Reply]] = set()
         self._away: set[Flight] = set()
         self._landed: list[tuple[Flight, Reply]] = []
         self._arrival = asyncio.Event()
@@ -222,11 +201,6 @@ class Online:
             if self._stopping or not (one.prober or self._gate.is_open):
                 self._land(one, NOT_STARTED)
                 continue
-            if self._wiring.start is None:
-                task = asyncio.create_task(self._wiring.send(one.call))
-                self._sending.add(task)
-                task.add_done_callback(partial(self._sent, one))
-                continue
             self._away.add(one)
             try:
                 one.sent = self._wiring.start(one.call, partial(self._came, one))
@@ -244,22 +218,11 @@ class Online:
 
     def _call_off(self) -> None:
         """Wait no more for the calls that have left."""
-        for task in self._sending:
-            task.cancel()
         away, self._away = self._away, set()
         for flight in away:
             if flight.sent is not None:
                 flight.sent.cancel()
             self._land(flight, ABANDONED)
-
-    def _sent(self, flight: Flight, task: asyncio.Task[Reply]) -> None:
-        self._sending.discard(task)
-        if task.cancelled():
-            self._land(flight, ABANDONED)
-        elif (error := task.exception()) is not None:
-            self._break(error)
-        else:
-            self._land(flight, task.result())
 
     def _land(self, flight: Flight, reply: Reply) -> None:
         self._landed.append((flight, reply))
@@ -338,8 +301,7 @@ class Online:
     def _obey(self, signal: Signal, reply: Reply, flight: Flight) -> None:
         if signal.stop is not None:
             self.stop(signal.stop)
-        hold = signal.hold
-        prober = flight.prober
+        hold, prober = signal.hold, flight.prober
         if signal.refused_for_speed:
             needs_prober = self._limiter.refused(
                 self._wiring.clock(),
@@ -376,12 +338,11 @@ class Online:
 
     async def _wait(self, seconds: float | None) -> None:
         """Until a call ends, or the time is over."""
-        progress = self._progress
         if seconds is None:
-            await progress.wait()
+            await self._progress.wait()
             return
         with anyio.move_on_after(seconds):
-            await progress.wait()
+            await self._progress.wait()
 
     def _touch(self) -> None:
         self._progress.set()

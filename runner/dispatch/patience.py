@@ -43,10 +43,12 @@ class Patience:
     async def until(self, when: float, poke: asyncio.Event, *, soon: bool = True) -> None:
         """Wait until `when`, or until somebody pokes. Raises Stopped, or StillOut where that would be too long, or
         what is waited for does not come `soon`, however short the wait is."""
+        began, asked = anyio.current_time(), when - self._clock()
         while True:
             if self._stopping:
                 raise Stopped
-            left = when - self._clock()
+            # A clock that is set back makes no wait longer; one that goes on while the machine sleeps ends it.
+            left = min(when - self._clock(), asked - (anyio.current_time() - began))
             if poke.is_set() or left <= 0:
                 poke.clear()
                 return

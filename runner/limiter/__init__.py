@@ -186,7 +186,8 @@ class Limiter:
             self._learn_charge(tokens or self._tokens_each)
             self._grown_at = now
         self._answered += 1
-        self._reopening.answered(ticket, min(self.window, self._requests.room))
+        if not self._reopening.is_open:
+            self._reopening.answered(ticket, min(self.window, self._requests.room))
         self._volley.answered_since = True
         if not self._announced.is_told and self._silent is None:
             self._silent = FIRST_RATE / min(1.0, max(latency, 1e-4))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from runner.limiter.headers import DAY, MINUTE, QUANTITIES, Told, told
 
+_HEADERS = tuple((name, f"x-ratelimit-limit-{name}") for name in QUANTITIES)
+
 
 class Announced:
     """What an account's limits are, a minute and a day told apart. Times are seconds of one monotonic clock."""
@@ -35,6 +37,8 @@ class Announced:
 
     def exhausted_until(self, now: float) -> float | None:
         """When a day's limit that is used up is there again, None if none is."""
+        if not self._exhausted:
+            return None
         until = max(self._exhausted.values(), default=now)
         return until if until > now else None
 
@@ -42,11 +46,13 @@ class Announced:
         """Take in what headers say; whether anything is other than it was. A minute's limit that is known
         already is read again only if asked for `whole`, for this is done with each answer."""
         changed = False
-        for name in QUANTITIES:
-            text = headers.get(f"x-ratelimit-limit-{name}")
+        for name, header in _HEADERS:
+            text = headers.get(header)
+            if text is None:
+                continue
             known = self._limits.get(name)
             settled = known is not None and known.window == MINUTE and self._heard[name] == text
-            if text is None or (settled and not whole):
+            if settled and not whole:
                 continue
             found = told(headers, name)
             if found is None:

@@ -85,14 +85,19 @@ class Flow:
     def start(self, now: float, amount: float) -> None:
         """So much starts now."""
         self._expire(now)
+        log = self._log
+        if 0 < amount <= self._room - self._sum and (not log or log[-1][0] <= now):
+            self._sum += amount
+            log.append((now, amount))
+            return
         fits = min(amount, max(0.0, self._room - self._sum))
         self._sum += amount
-        if fits > 0 or not self._log:
+        if fits > 0 or not log:
             self._enter(now, fits)
         over, place = amount - fits, 0
         while over > _ROUNDING * self._room:
             # What does not fit takes the room of what leaves the window next.
-            at, left = self._log[place]
+            at, left = log[place]
             self._enter(at + self._span, min(left, over))
             over -= left
             place += 1

@@ -15,6 +15,11 @@ class Reopening:
         self._credited_at = -math.inf
         self._prober = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether all may go at once."""
+        return self._credit == math.inf
+
     def close(self, now: float, next_ticket: int) -> None:
         """Most was refused: the call of that ticket goes alone."""
         self._credit, self._credited_at, self._prober = 1.0, now, next_ticket

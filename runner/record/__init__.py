@@ -9,7 +9,7 @@ What they refuse is read again by the slower standard decoder, which has the las
 """
 
 from runner.record.fault import RecordFault
-from runner.record.request import RequestLine, parse_checked_request, parse_request
+from runner.record.request import RequestLine, parse_checked_request, parse_request, read_request
 from runner.record.spans import Member, has_field, keep_fields, key_name, members
 from runner.record.values import dumps, key_text, parse
 
@@ -26,4 +26,5 @@ __all__ = [
     "parse",
     "parse_checked_request",
     "parse_request",
+    "read_request",
 ]

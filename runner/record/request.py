@@ -44,9 +44,18 @@ class _Body(msgspec.Struct):
     stream: bool | None = None
 
 
+class _Whole(msgspec.Struct):
+    custom_id: str | int
+    method: Literal["POST"]
+    url: str
+    body: msgspec.Raw
+
+
+_WHOLE = msgspec.json.Decoder(_Whole)
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
 _CHECKED = msgspec.json.Decoder(_Checked)
 _BODY = msgspec.json.Decoder(_Body)
+_VALUE = msgspec.json.Decoder()
 _KEY: msgspec.json.Decoder[str | int] = msgspec.json.Decoder(str | int)
 _REFUSED = (msgspec.DecodeError, ValueError, RecursionError)
 
@@ -77,6 +86,25 @@ def parse_request(line: bytes) -> RequestLine:
         body.model,
         body.stream is True,
     )
+
+
+def read_request(line: bytes) -> tuple[str, str, bytes, dict[str, object]]:
+    """The key, url and body of a line, and the body's values: `parse_request` and `parse` of the body in one, with the
+    same faults, at half their cost."""
+    try:
+        if not line.isascii():
+            line.decode()
+        found = _WHOLE.decode(line)
+        body = bytes(found.body)
+        values = _VALUE.decode(body)
+    except _REFUSED:
+        values = None
+    if type(values) is dict:
+        model, key = values.get("model"), str(found.custom_id)
+        if type(model) is str and model and key and found.url.startswith("/"):
+            return key, found.url, body, values
+    slow = parse_request(line)
+    return slow.key, slow.url, slow.body, parse(slow.body)
 
 
 def parse_checked_request(line: bytes) -> tuple[str, str, bytes]:

@@ -66,6 +66,7 @@ __all__ = [
     "worst_case",
 ]
 
+LONGEST_QUEUED = 26 * 3_600_000_000  # microseconds: the 24 hours of a batch, and some
 RESULTS = ("collected", "failed", "dissolved", "held", "cancelled")
 """How a batch can end."""
 
@@ -184,7 +185,7 @@ def end(connection: Connection, ends: Sequence[tuple[int, str]]) -> None:
         if left(connection, batch_id, after_call=0, limit=1):
             raise _refused("end a batch", f"batch {batch_id} has tasks that are not settled")
         _end(connection, batch_id, result)
-        # Rows of a later run may have waited for what comes back from this one.
+        # Rows of other runs, earlier ones taken up again among them, may have waited for what comes back from this one.
         connection.exec_driver_sql(
             f"{_LOOK_AGAIN} AND EXISTS (SELECT 1 FROM attempt WHERE attempt.outcome <> 'ok' AND attempt.call_id"
             " BETWEEN batch.first_call AND batch.first_call + batch.lines - 1)",
@@ -214,7 +215,7 @@ def dissolve(connection: Connection, batch_ids: Sequence[int]) -> None:
 
 _LOOK_AGAIN = (
     "UPDATE run SET expanded_to = 0 FROM batch WHERE batch.id = ? AND run.series_id = batch.series_id"
-    " AND run.id > batch.run_id AND run.state <> 'finished'"
+    " AND run.id <> batch.run_id AND run.state <> 'finished'"
 )
 
 
@@ -255,13 +256,14 @@ def find_remote(connection: Connection, remote_id: str) -> Kept | None:
 
 
 def enqueued(connection: Connection, account: str, model: str) -> int:
-    """The tokens of the batches that are, or may be, in an account's queue for a model."""
+    """The tokens of the batches that are, or may be, in an account's queue for a model. One that was submitted longer
+    ago than any is queued has ended there, even if nobody has taken it in."""
     unsent = ", ".join(f"'{stage}'" for stage in UNSENT)
     return int(
         connection.exec_driver_sql(
             "SELECT coalesce(sum(tokens), 0) FROM batch WHERE ended_at IS NULL AND account = ? AND model = ?"
-            f" AND stage NOT IN ({unsent})",
-            (account, model),
+            f" AND stage NOT IN ({unsent}) AND coalesce(submitted_at, created_at) > ?",
+            (account, model, now() - LONGEST_QUEUED),
         ).scalar_one()
     )
 

@@ -6,6 +6,7 @@ busy event loop that costs more than the row. So it does after each statement, w
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -23,9 +24,10 @@ MANY_ROWS = 1_024
 def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
     """Run a statement over all rows, which are of one width; how many rows of a table it changed."""
     changed = 0
+    driver = _driver(connection)
     for some in _parts(rows):
         values = tuple(chain.from_iterable(some))
-        changed += connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values).rowcount
+        changed += driver.execute(_text(sql, len(some), len(some[0])), values).rowcount
     return changed
 
 
@@ -33,11 +35,29 @@ def find(
     connection: Connection, sql: str, rows: Sequence[Sequence[object]], *more: object
 ) -> Iterator[tuple[Any, ...]]:
     """What a query finds for all rows, which are of one width; `more` are the values that come after theirs."""
+    driver = _driver(connection)
     for place in range(0, len(rows), FEW_ROWS):
         some = rows[place : place + FEW_ROWS]
         values = tuple(chain.from_iterable(some))
-        found = connection.exec_driver_sql(_text(sql, len(some), len(some[0])), values + more)
-        yield from found.cursor.fetchall()
+        yield from driver.execute(_text(sql, len(some), len(some[0])), values + more).fetchall()
+
+
+def add(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
+    """Insert rows, of one width and at least one, into a table that numbers them itself; the number of the first, of
+    which the others' follow: no other process writes meanwhile."""
+    driver = _driver(connection)
+    last: int | None = None
+    for some in _parts(rows):
+        values = tuple(chain.from_iterable(some))
+        last = driver.execute(_text(sql, len(some), len(some[0])), values).lastrowid
+    assert last is not None
+    return last - len(rows) + 1
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
 
 
 def _parts(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:

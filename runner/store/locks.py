@@ -60,6 +60,11 @@ class Holder:
     pid: int
     host: str
     since: str
+    run: str | None = None
+
+    def runs(self, name: str) -> bool:
+        """Whether it is at work on that run of its series, as far as it has said which."""
+        return self.run in (None, name)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -108,9 +113,11 @@ class LockFile:
         if self._descriptor is not None:
             _give(self._descriptor)
 
-    def write_holder(self) -> None:
+    def write_holder(self, run: str | None = None) -> None:
         assert self._descriptor is not None
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        before = self.read_holder() if run is not None else None
+        since = _now() if before is None else before.since
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "run": run}
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         os.write(self._descriptor, orjson.dumps(note))
@@ -118,7 +125,7 @@ class LockFile:
     def read_holder(self) -> Holder | None:
         try:
             note = orjson.loads(self.path.read_bytes())
-            return Holder(int(note["pid"]), str(note["host"]), str(note["since"]))
+            return Holder(int(note["pid"]), str(note["host"]), str(note["since"]), note.get("run"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -167,6 +174,10 @@ class SeriesLock:
             raise self._is_another()
         self._file.write_holder()
         return self
+
+    def name_run(self, name: str) -> None:
+        """Say on which run of the series this process is at work."""
+        self._file.write_holder(name)
 
     def refuse_if_held(self) -> None:
         """SeriesLocked if another process runs the series right now: to say so before all that a start costs."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence, Set
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -17,6 +18,11 @@ from runner.store import bulk
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
+
+_TEXT = MappingProxyType({one: one.value for one in (*TaskState, *Outcome)})
+"""The states and outcomes as plain text, which the driver takes sooner."""
+
+_UNKNOWN = (None,) * 6
 
 
 class Ready(NamedTuple):
@@ -154,14 +160,23 @@ def next_due(connection: Connection, run_id: int, *, besides: Set[int] = frozens
     return next((due_at for due_at, number in found.fetchall() if number not in besides), None)
 
 
+def bring_forward(connection: Connection, run_id: int, *, longest: int) -> None:
+    """Let no ready task of a run wait longer than so many microseconds from now: what is due later became so by a clock
+    that was set back since."""
+    at = now()
+    connection.exec_driver_sql(
+        "UPDATE task SET due_at = ? WHERE run_id = ? AND state = 'ready' AND due_at > ?",
+        (at, run_id, at + longest),
+    )
+
+
 def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
     """Commit the intent: make the calls, reserve their cost, take their tasks. The calls' ids, in order."""
-    first = _next_id(connection, "call")
     sent_at = now()
-    bulk.run(
+    first = bulk.add(
         connection,
-        "INSERT INTO call (id, run_id, epoch, sent_at, reserved) VALUES {rows}",
-        [(first + n, one.run_id, one.epoch, sent_at, one.reserved) for n, one in enumerate(claims)],
+        "INSERT INTO call (run_id, epoch, sent_at, reserved) VALUES {rows}",
+        [(one.run_id, one.epoch, sent_at, one.reserved) for one in claims],
     )
     moves = [(first + n, task_id) for n, one in enumerate(claims) for task_id in one.task_ids]
     moved = bulk.run(
@@ -178,8 +193,18 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Store what came back and move the tasks on, all in one transaction: a task never says answered
     without its body."""
     ended_at = now()
-    next_answer = _next_id(connection, "answer")
-    answers: list[tuple[object, ...]] = []
+    answers = [
+        _answer_values(one.call_id, one.answer, ended_at) for one in settlements if one.answer is not None
+    ]
+    next_answer = 0
+    if answers:
+        next_answer = bulk.add(
+            connection,
+            "INSERT INTO answer (call_id, status, request_id, body, checksum, model, tier, input_tokens,"
+            " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
+            " items, received_at) VALUES {rows}",
+            answers,
+        )
     attempts: list[tuple[object, ...]] = []
     moves: list[tuple[object, ...]] = []
     answer_id, answered_call = None, 0
@@ -189,19 +214,11 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             finish_reason, fault, error, answer,
         ) = one  # fmt: skip
         if answer is not None:
-            answer_id, answered_call = next_answer + len(answers), call_id
-            answers.append(_answer_values(answer_id, call_id, answer, ended_at))
+            answer_id, answered_call = next_answer, call_id
+            next_answer += 1
         kept = answer_id if to == "answered" and call_id == answered_call else None
-        attempts.append((call_id, task_id, outcome.value, kind, status, code, request_id, ended_at))
-        moves.append((to.value, due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id))
-    if answers:
-        bulk.run(
-            connection,
-            "INSERT INTO answer (id, call_id, status, request_id, body, checksum, model, tier, input_tokens,"
-            " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
-            " items, received_at) VALUES {rows}",
-            answers,
-        )
+        attempts.append((call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at))
+        moves.append((_TEXT[to], due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id))
     bulk.run(
         connection,
         "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
@@ -304,27 +321,12 @@ def check_answers(connection: Connection) -> tuple[int, int]:
     return count, damaged
 
 
-def _answer_values(answer_id: int, call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
-    usage = one.usage
-    tokens = (
-        (None,) * 6
-        if usage is None
-        else (
-            usage.input,
-            usage.cached_input,
-            usage.cache_write,
-            usage.output,
-            usage.reasoning,
-            usage.total,
-        )
-    )
-    head = (answer_id, call_id, one.status, one.request_id, one.body, one.checksum, one.model, one.tier)
-    return (*head, *tokens, one.cost, one.items, at)
-
-
-def _next_id(connection: Connection, table: str) -> int:
-    # Ids are given inside the write transaction, so that no two processes can give the same one.
-    return int(connection.exec_driver_sql(f"SELECT coalesce(max(id), 0) + 1 FROM {table}").scalar_one())
+def _answer_values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
+    given, cached, written, made, reasoning, total = one.usage or _UNKNOWN
+    return (
+        call_id, one.status, one.request_id, one.body, one.checksum, one.model, one.tier,
+        given, cached, written, made, reasoning, total, one.cost, one.items, at,
+    )  # fmt: skip
 
 
 def _expect(changed: int, wanted: int, verb: str) -> None:

@@ -88,6 +88,16 @@ def has_called(connection: Connection, run_id: int) -> bool:
     )
 
 
+def paid(connection: Connection, run_id: int) -> int | None:
+    """What a run's answers have cost so far in pico-dollars, as far as it is known; None if of none of them."""
+    cost, priced, answers = connection.exec_driver_sql(
+        "SELECT coalesce(sum(answer.cost), 0), count(answer.cost), count(*)"
+        " FROM call JOIN answer ON answer.call_id = call.id WHERE call.run_id = ?",
+        (run_id,),
+    ).one()
+    return None if answers and not priced else int(cost)
+
+
 def spent(connection: Connection, run_id: int) -> int:
     """What a run has spent so far in pico-dollars, each ambiguous or unpriced call at its worst case."""
     answered = connection.exec_driver_sql(
@@ -110,6 +120,17 @@ def spent(connection: Connection, run_id: int) -> int:
         (run_id,),
     ).scalar_one()
     return int(answered) - int(refused) + int(risked)
+
+
+def set_aside(connection: Connection, run_id: int) -> int:
+    """What the rows of a run that are out in batches can come to, in pico-dollars, as far as it is known."""
+    return int(
+        connection.exec_driver_sql(
+            "SELECT coalesce(sum(call.reserved), 0) FROM task JOIN call ON call.id = task.call_id"
+            " WHERE task.run_id = ? AND task.state = 'batched'",
+            (run_id,),
+        ).scalar_one()
+    )
 
 
 def asked_again(connection: Connection, run_id: int) -> dict[tuple[str, str | None], Sums]:

@@ -87,6 +87,7 @@ from runner.submission.record import (
 __all__ = [
     "FILE_PREFIX",
     "HORIZON",
+    "NOT_NOW",
     "QUARANTINE",
     "SOMEBODYS_TURN",
     "TOOL",

@@ -202,6 +202,56 @@ def test_cancelled_calls_leave_no_connection_behind(run: Run, plane: Plane) -> N
     run(main())
 
 
+def test_a_call_without_a_task_is_told_once_and_after_a_cancellation_never(run: Run) -> None:
+    async def main() -> None:
+        told: list[Reply | BaseException] = []
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def waiting(_: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
+            if request.endswith(b"slow"):
+                arrived.set()
+                await go_on.wait()
+            writer.write(whole())
+            return True
+
+        async with serving(waiting) as url, lean(url) as transport:
+            for _ in range(2):  # over a new connection, and over the same again
+                came = asyncio.Event()
+                transport.start(PATH, "m", ASKED, lambda reply, came=came: (told.append(reply), came.set()))  # type: ignore[misc]
+                assert not came.is_set()
+                await came.wait()
+            assert [reply.status for reply in told if isinstance(reply, Reply)] == [200, 200]
+            given_up = transport.start(PATH, "m", b"slow", told.append)
+            await arrived.wait()
+            given_up.cancel()
+            given_up.cancel()
+            go_on.set()
+            assert (await transport.send(PATH, "m", ASKED)).status == 200
+            assert len(told) == 2
+            assert transport._deadlines._due == {}
+            with pytest.raises(ValueError, match="not the path"):
+                transport.start("nowhere", "m", ASKED, told.append)
+
+    run(main())
+
+
+def test_a_call_whose_time_is_over_before_it_has_a_connection_was_not_sent(run: Run) -> None:
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def main() -> None:
+        async with (
+            listening(silent) as port,
+            lean(f"https://127.0.0.1:{port}/v1", deadline=0.1) as transport,
+        ):
+            replies = await asyncio.gather(*(transport.send(PATH, "m", ASKED) for _ in range(3)))
+            assert [(reply.status, reply.fault, reply.sent) for reply in replies] == [
+                (None, "connect", False)
+            ] * 3
+
+    run(main())
+
+
 def test_a_call_cancelled_on_its_way_to_a_connection_leaves_nothing(run: Run) -> None:
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()

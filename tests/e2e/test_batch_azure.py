@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from e2e.batch_runs import screens
 from e2e.conftest import Ended, read_jsonl, request_line, write_jsonl
@@ -14,6 +15,7 @@ from runner.simulator import Settings, Simulator
 
 ROWS = 30
 DEPLOYMENT = "our-batches-in-sweden"
+PRICE = {"input": "1", "output": "1"}
 POLL = ("--poll", "0.1s", "--queue-wait", "0.2s")
 JobFile = Callable[..., Path]
 
@@ -185,3 +187,24 @@ def test_a_row_that_is_larger_than_the_whole_queue_fails_and_holds_nobody_up(
     assert (failed["id"], failed["error"]["code"]) == ("r3", "request_too_large")
     assert "which takes 100 tokens" in failed["error"]["message"]
     assert sum(one["result"] is not None for one in read_jsonl(tmp_path / "out.jsonl")) == 7
+
+
+def test_a_row_that_is_too_large_gives_back_what_was_set_aside_for_it(
+    azure: Callable[..., Simulator], job_file: JobFile, tmp_path: Path
+) -> None:
+    rows = [{"id": f"r{n}", "text": "tell me" + " more" * (300 if n == 3 else 1)} for n in range(1, 5)]
+    request = {"messages": [{"role": "user", "content": "{{ text }}"}], "max_completion_tokens": 10}
+    job, simulator = job_file(rows, model="sim-a", mode="batch", request=request), azure(enqueued_tokens=100)
+    prices = {"as_of": "2026-11-01", "models": {"sim-a": {**PRICE, "batch": PRICE}}}
+    (tmp_path / "prices.json").write_bytes(orjson.dumps(prices))
+    bounded = ("--prices", tmp_path / "prices.json", "--budget", "0.01")
+
+    ended = command("run", job, *POLL, *at(simulator, tmp_path), *bounded)
+
+    assert ended.code == 3, ended.err
+    assert [one["result"] is not None for one in read_jsonl(tmp_path / "out.jsonl")] == [
+        True,
+        True,
+        False,
+        True,
+    ]

@@ -34,7 +34,7 @@ def test_waits_grow_up_to_a_day_and_begin_again_once_a_batch_is_at_work() -> Non
     waits = [queue.refused("full", tokens=10, beside=5).wait for _ in range(12)]
     assert waits[:3] == [300, 600, 1200]
     assert waits[-1] == LONGEST_WAIT
-    queue.admitted()
+    queue.admitted(10)
     assert queue.refused("full", tokens=10, beside=5).wait == 300
 
 
@@ -64,3 +64,27 @@ def test_where_no_limit_is_named_a_shard_alone_in_the_queue_is_halved_at_its_thi
     cuts = [queue.refused("no room", tokens=1000, beside=beside).cut for _ in range(3)]
     assert cuts == [None, None, None if beside else 500]
     assert queue.room(0) == (None if beside else 475)
+
+
+def test_a_named_limit_that_has_room_is_taken_by_others_and_a_shard_is_cut_only_after_three_waits() -> None:
+    queue = Queue(first_wait=300)
+    refused = [queue.refused(OPENAI, tokens=50_000, beside=0) for _ in range(3)]
+    assert [one.wait for one in refused] == [300, 600, 1200]
+    assert [one.cut for one in refused] == [None, None, 25_000]
+    assert not any(one.never_fits for one in refused)
+    assert queue.room(0) == 23_750
+
+
+def test_what_was_cut_grows_again_once_batches_are_admitted() -> None:
+    queue = Queue(first_wait=1)
+    for _ in range(5):
+        queue.refused("no room", tokens=1000, beside=0)
+    assert queue.room(0) == 475
+    for _ in range(2):
+        queue.admitted(470)
+    assert queue.room(0) == 893
+
+
+def test_refusals_that_an_earlier_start_met_count() -> None:
+    full = Queue(first_wait=300).refused("no room", tokens=1000, beside=0, before=2)
+    assert (full.wait, full.cut, full.refusals) == (1200, 500, 3)

@@ -3,8 +3,10 @@
 Claim, send and settle are functions of the test; time is virtual, so that nothing here waits.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +14,11 @@ import anyio
 import pytest
 from virtual_time import run_virtually, virtual_now
 
+from runner.api.sending import by_task
 from runner.dispatch.feed import Nothing
 from runner.dispatch.gate import Gate
-from runner.dispatch.online import Online, Wiring
+from runner.dispatch.online import Online
+from runner.dispatch.wiring import Wiring
 from runner.errors import BudgetReached, Interrupted, StoreUnusable
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Asked, Call, Demand, Reply, Signal
@@ -92,7 +96,7 @@ class Bench:
         self.limiter = Limiter(requests=requests, tokens=tokens, ceiling=window)
         self.online = Online(
             self.stock,  # type: ignore[arg-type]
-            Wiring(claim=self.claim, send=self.send, settle=self.settle, clock=virtual_now),
+            Wiring(claim=self.claim, start=self.start, settle=self.settle, clock=virtual_now),
             gate=self.gate,
             limiter=self.limiter,
             charge=lambda one: max(one.demand.input_tokens, one.demand.max_output or 0),
@@ -121,6 +125,9 @@ class Bench:
         finally:
             self.in_flight -= 1
         return reply
+
+    def start(self, one: Call, landed: Callable[[Reply | BaseException], None]) -> asyncio.Task[Reply]:
+        return by_task(self.send(one), landed)
 
     def settle(self, ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
         for one, reply in ended:
@@ -228,7 +235,7 @@ async def test_what_is_held_back_after_its_claim_is_not_sent() -> None:
             await anyio.sleep(0.9)
         return await slow_claim(calls)
 
-    bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
+    bench.online._wiring = replace(bench.online._wiring, claim=claim)
     await bench.run()
 
     held_back = [number for number, reply in bench.settled if reply is NOT_STARTED]
@@ -425,7 +432,7 @@ async def test_a_store_that_fails_ends_the_dispatch_and_settles_what_is_out() ->
             raise StoreUnusable("disk")
         return await claims(calls)
 
-    bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
+    bench.online._wiring = replace(bench.online._wiring, claim=claim)
     with pytest.raises(StoreUnusable, match="disk"):
         await bench.run()
 
@@ -442,7 +449,7 @@ async def test_a_claim_that_is_under_way_when_the_grace_ends_is_still_settled() 
         await anyio.sleep(10.0)
         return await claims(calls)
 
-    bench.online._wiring = Wiring(claim=claim, send=bench.send, settle=bench.settle, clock=virtual_now)
+    bench.online._wiring = replace(bench.online._wiring, claim=claim)
 
     async def stop_later() -> None:
         await anyio.sleep(1.0)
@@ -454,3 +461,27 @@ async def test_a_claim_that_is_under_way_when_the_grace_ends_is_still_settled() 
             await bench.run(grace=2.0)
 
     assert bench.settled == [(1, NOT_STARTED)]
+
+
+@virtually
+async def test_a_call_that_cannot_even_be_started_ends_the_dispatch() -> None:
+    bench = Bench(20, window=4)
+
+    def start(one: Call, landed: Callable[[Reply | BaseException], None]) -> None:
+        raise ValueError("no such path")
+
+    bench.online._wiring = replace(bench.online._wiring, start=start)
+    with pytest.raises(ValueError, match="no such path"):
+        await bench.run()
+
+
+@virtually
+async def test_what_is_known_before_a_call_is_sent_settles_it_at_once() -> None:
+    bench = Bench(20, window=4, signal=lambda one, reply: Signal())
+
+    def start(one: Call, landed: Callable[[Reply | BaseException], None]) -> None:
+        landed(MODEL_GONE)
+
+    bench.online._wiring = replace(bench.online._wiring, start=start)
+    await bench.run()
+    assert dict(bench.settled) == dict.fromkeys(range(1, 21), MODEL_GONE)

@@ -12,6 +12,7 @@ from runner.provider import (
     AZURE_DATED,
     OPENAI,
     SIM,
+    SIM_INSIDE,
     account_fault,
     failure_kind,
     provider_of,
@@ -41,6 +42,15 @@ def test_every_endpoint_that_takes_batches_is_one_that_rows_can_be_asked_at() ->
     assert OPENAI.endpoints == SIM.endpoints == {name: one.url for name, one in ENDPOINTS.items()}
     assert AZURE.endpoints == {name: ENDPOINTS[name].url for name in ("chat", "responses")}
     assert AZURE_DATED.endpoints == {name: ENDPOINTS[name].path for name in ("chat", "responses")}
+
+
+def test_only_the_simulator_inside_the_run_loses_its_batches_with_it() -> None:
+    assert provider_of("sim", False, False, is_inside=True) is SIM_INSIDE
+    assert provider_of("openai", False, False, is_inside=True) is OPENAI
+    assert [one.keeps_batches for one in (SIM_INSIDE, SIM, OPENAI, AZURE, AZURE_DATED)] == [
+        False,
+        *[True] * 4,
+    ]
 
 
 def test_azure_takes_its_time() -> None:

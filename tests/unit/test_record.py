@@ -392,6 +392,37 @@ def test_all_faults_of_a_request_line_at_once(old: bytes, new: bytes, codes: lis
         assert fault.message in str(caught.value)
 
 
+ODD_PARTS = [
+    b'"row-1"', b'"gpt-6-luna"', b"1.50", b'"POST"', b'"/v1/responses"', b'"body"', b'"model"', b'"custom_id"',
+]  # fmt: skip
+ODD_VALUES = [
+    b"null", b"7", b"1.0", b"true", b'""', b"[]", b"{}", b"1e400", b"1" * 5000, b'"GET"', b'"\xe9"', b"\x01",
+    b'"\\u00e9"', LONE_SURROGATE, b'"model": "m", "model"', b'"stream": 3, "model"', "\"é\"".encode(),
+]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(ODD_PARTS), st.sampled_from(ODD_VALUES)), max_size=3))
+@settings(CALM, max_examples=500)
+def test_a_request_line_and_its_body_are_read_in_one_as_they_are_apart(
+    changes: list[tuple[bytes, bytes]],
+) -> None:
+    line = REQUEST
+    for old, new in changes:
+        line = line.replace(old, new)
+
+    def apart() -> object:
+        found = record.parse_request(line)
+        return found.key, found.url, found.body, record.parse(found.body)
+
+    def told(read: Callable[[], object]) -> object:
+        try:
+            return read()
+        except RecordFault as fault:
+            return [(one.code, one.message) for one in fault.faults]
+
+    assert told(lambda: record.read_request(line)) == told(apart)
+
+
 def test_a_cut_request_line_is_a_fault_at_every_byte() -> None:
     for end in range(1, len(REQUEST)):
         with pytest.raises(RecordFault) as caught:

@@ -80,7 +80,7 @@ def test_a_run_at_work_says_who_runs_it_and_how_fast(store: Store) -> None:
         found = standing(scene)
     assert found["state"] == "running"
     assert found["holder"].startswith("process ")
-    assert (found["rows_per_second"], found["eta_seconds"], found["cost_usd"]) == (2.5, 9, "0.5")
+    assert (found["rows_per_second"], found["eta_seconds"], found["cost_usd"]) == (2.5, 9, "0")
     assert f"runner cancel {scene.run.name}" in found["next"]
     # A rate of a process that is gone is nobody's.
     assert (standing(scene)["rows_per_second"], standing(scene)["state"]) == (None, "paused")

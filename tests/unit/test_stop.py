@@ -2,6 +2,10 @@
 
 import asyncio
 import threading
+from contextvars import Context
+
+import anyio
+import anyio.lowlevel
 
 from runner.stop import Stop
 
@@ -62,3 +66,20 @@ def test_a_wish_from_another_thread_is_told_in_the_loop() -> None:
 
 def test_a_wish_from_before_is_told_at_once() -> None:
     assert listened(lambda stop: None, before="early") == ["early"]
+
+
+def test_who_is_told_may_start_tasks_wherever_the_signal_came() -> None:
+    stop, done = Stop(), []
+
+    async def work(reason: str) -> None:
+        done.append(reason)
+
+    async def listen() -> None:
+        async with anyio.create_task_group() as group:
+            with stop.listening(lambda reason: group.start_soon(work, reason)):
+                # A thread's context is empty, as is the loop's own, between two of its steps.
+                await asyncio.to_thread(Context().run, stop.request, "SIGTERM")
+                await anyio.lowlevel.checkpoint()
+
+    anyio.run(listen)
+    assert done == ["SIGTERM"]

@@ -1,6 +1,7 @@
 """Tasks: claimed before they are sent, settled with their answer in one transaction, recovered, retried."""
 
 import time
+from collections.abc import Callable, Sequence
 
 import pytest
 from scene import USAGE, Scene, answer_of, chat_body, request_line, request_lines, settlement
@@ -8,7 +9,7 @@ from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
-from runner.store import tasks
+from runner.store import bulk, tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.tasks import Claim, check_answers, checksum
@@ -133,17 +134,20 @@ def test_a_death_within_settle_leaves_no_half_of_it(
     task = ready(scene)[0].task_id
     [call] = scene.claim(task)
     before = scene.dump()
-    execute = Connection.exec_driver_sql
 
-    def dying(self: Connection, sql: str, *values: object) -> object:
-        if not sql.startswith(statement):
-            return execute(self, sql, *values)  # type: ignore[arg-type]
-        if moment == "after":
-            execute(self, sql, *values)  # type: ignore[arg-type]
-        raise Died
+    def dying(execute: Callable[..., int]) -> Callable[..., int]:
+        def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
+            if not sql.startswith(statement):
+                return execute(connection, sql, rows)
+            if moment == "after":
+                execute(connection, sql, rows)
+            raise Died
+
+        return run
 
     with monkeypatch.context() as patched:
-        patched.setattr(Connection, "exec_driver_sql", dying)
+        patched.setattr(bulk, "run", dying(bulk.run))
+        patched.setattr(bulk, "add", dying(bulk.add))
         with pytest.raises(Died):
             scene.settle(settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body())))
 

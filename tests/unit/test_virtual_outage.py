@@ -14,6 +14,7 @@ from scene import PRICES, Scene, chat_body, refusal, request_lines
 from virtual_time import VirtualLoop, run_virtually
 
 from runner import asking, loop
+from runner.api.sending import Landed, by_task
 from runner.asking import Asking
 from runner.errors import MoneyRefused, Paused
 from runner.model import Reply
@@ -53,6 +54,9 @@ class Api:
 
     async def __aexit__(self, *_error: object) -> None:
         return None
+
+    def start(self, path: str, model: str, body: bytes, landed: Landed) -> asyncio.Task[Reply]:
+        return by_task(self.send(path, model, body), landed)
 
     async def send(self, _path: str, _model: str, body: bytes) -> Reply:
         self.in_flight += 1

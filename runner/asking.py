@@ -129,18 +129,19 @@ class _Dispatch:
     async def run(self) -> dict[str, Any]:
         from runner.api.dataplane import transport_for
         from runner.api.descriptors import affordable
+        from runner.api.inflow import Inflow
 
-        asking = self._asking
-        limits = asking.job.limits
+        asking, limits = self._asking, self._asking.job.limits
         ceiling = affordable(asking.concurrency or limits.concurrency or CONCURRENCY)
         self._limiter = Limiter(
             requests=limits.requests_per_minute, tokens=limits.tokens_per_minute, ceiling=ceiling
         )
         self._share_limits()
+        self._inflow = Inflow()
         self._writer = GroupWriter(asking.store, asking.tenure, self._on_disk_full)
         try:
             async with transport_for(
-                asking.account, concurrency=ceiling, deadline=asking.deadline
+                asking.account, concurrency=ceiling, deadline=asking.deadline, inflow=self._inflow
             ) as self._transport:
                 self._online = self._make_online()
                 await self._look_up_models()
@@ -155,7 +156,7 @@ class _Dispatch:
     def _make_online(self) -> Online:
         return Online(
             self._feed,
-            Wiring(claim=self._claim, start=self._start, settle=self._settle, clock=time.monotonic),
+            Wiring(self._claim, self._start, self._settle, time.monotonic, self._inflow),
             gate=self._gate,
             limiter=self._limiter,
             charge=self._charge,
@@ -261,6 +262,7 @@ class _Dispatch:
         self._emit(progress)
         self._limiter.busy(self._load.beat(time.process_time(), time.monotonic()))
         self._share_limits()
+        self._inflow.nudge()
         [stop_asked] = await self._writer.submit(runs.beat, [Beat(self._asking.run.id, progress)])
         return stop_asked
 

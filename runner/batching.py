@@ -30,7 +30,7 @@ from runner.errors import Interrupted, NotFinished, RunnerError
 from runner.intake import Intake
 from runner.model import Signal
 from runner.polling import pause_in_trouble
-from runner.provider import Provider, provider_of
+from runner.provider import provider_of
 from runner.remote import RemoteBatch
 from runner.settle import Settler
 from runner.stop import Stop
@@ -41,7 +41,7 @@ from runner.store.locks import lock_folder
 from runner.store.runs import Beat
 from runner.store.writer import GroupWriter
 from runner.stowage import Stowage
-from runner.submission import Protocol, Stage, Submission
+from runner.submission import UNSENT, Protocol, Stage, Submission
 from runner.tokens import Estimates
 from runner.twins import call_off, call_off_twins
 
@@ -75,7 +75,9 @@ class _Dispatch:
         self._asking = asking = batching.asking
         self._stop = stop
         self._emit = emit
-        self._provider = _provider_of(asking)
+        account = asking.account
+        dated, inside = account.api_version is not None, account.is_inside
+        self._provider = provider_of(account.provider, account.address.is_azure, dated, is_inside=inside)
         # What ends with this start, nobody can take in later.
         self._waits = batching.waits or not self._provider.keeps_batches
         self._folder = spool_of(asking.store.path, asking.tenure.series_id)
@@ -129,9 +131,8 @@ class _Dispatch:
                     self._protocol, self._api, self._keep, bytes_of=self._file_of, clock=time.time
                 )
                 self._intake = self._make_intake()
-                if not self._provider.keeps_batches:
-                    await self._give_up_the_gone()
-                elif self._batching.plans and not self._batching.calls_off:
+                await self._give_up()
+                if self._provider.keeps_batches and self._batching.plans and not self._batching.calls_off:
                     await refuse_what_was_forgotten(
                         asking, self._api, lambda words: self._emit({"event": "warning", "message": words})
                     )
@@ -144,12 +145,18 @@ class _Dispatch:
                 await self._writer.close()
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def _give_up_the_gone(self) -> None:
-        """The batches of a server that has ended: their rows are ready again."""
-        for kept in self._out:
-            self._tell(kept, "gone", "the simulator that had it has ended; its rows are asked again")
+    async def _give_up(self) -> None:
+        """The batches of a server that has ended, and those of another run, or of another mode, that were never sent:
+        their rows are ready again."""
+        keeps = self._provider.keeps_batches
+        for kept in self._out.copy():
+            goes_on = kept.submission.stage not in UNSENT or (self._batching.plans and self._is_own(kept))
+            if keeps and goes_on:
+                continue
+            if not keeps:
+                self._tell(kept, "gone", "the simulator that had it has ended; its rows are asked again")
             await self._stowage.dissolve(kept)
-        self._out = []
+            self._out.remove(kept)
 
     async def _drive(self) -> None:
         async with anyio.create_task_group() as group:
@@ -238,7 +245,7 @@ class _Dispatch:
         await self._writer.submit(batches.see, [(number, remote)])
 
     async def _file_of(self, submission: Submission) -> Path | None:
-        [kept] = [one.kept for one in self._batches.lives if one.submission.shard == submission.shard]
+        kept = next(one.kept for one in self._batches.lives if one.submission.shard == submission.shard)
         return await self._stowage.file_of(kept)
 
     async def _end(self, kept: Kept, result: str) -> None:
@@ -337,13 +344,3 @@ class _Dispatch:
                 "space and run the same command again."
             )
         )
-
-
-def _provider_of(asking: Asking) -> Provider:
-    account = asking.account
-    return provider_of(
-        account.provider,
-        account.address.is_azure,
-        account.api_version is not None,
-        is_inside=account.is_inside,
-    )

@@ -180,6 +180,8 @@ def _take_up(store: Store, tenure: Tenure, start: Start, outputs: Outputs, stop:
                 series_id=tenure.series_id,
                 accepted=None if accepted is None else sorted(accepted),
             )
+            if again:
+                runs.others_look_again(connection, this.id, tenure.series_id)
             if again and this.state is RunState.FINISHED:
                 runs.move(connection, this.id, RunState.ACTIVE)
             emit({"event": "retrying", "tasks": again})

@@ -16,7 +16,7 @@ from runner.remote import RemoteBatch
 _LONGEST = 4000
 """How much of a message is read."""
 
-FailureKind = Literal["queue_full", "money", "no_access", "line", "model", "file", "other"]
+FailureKind = Literal["queue_full", "money", "no_access", "moment", "line", "model", "file", "other"]
 
 
 def _urls(**urls: str) -> Mapping[str, str]:
@@ -112,6 +112,19 @@ _CODES: Mapping[FailureKind, frozenset[str]] = MappingProxyType(
                 "input_no_permissions",
             }
         ),
+        "moment": frozenset(
+            {
+                "server_error",
+                "internal_error",
+                "internal_server_error",
+                "internalservererror",
+                "service_unavailable",
+                "serviceunavailable",
+                "server_overloaded",
+                "rate_limit_exceeded",
+                "timeout",
+            }
+        ),
         "line": frozenset(
             {
                 "invalid_json_line",
@@ -144,8 +157,9 @@ _CODES: Mapping[FailureKind, frozenset[str]] = MappingProxyType(
 def failure_kind(code: str, message: str = "") -> FailureKind:
     """What a code means with which a batch failed, or a create was refused, by OpenAI's names and Azure's.
 
-    `line` is a fault of one line, `file` one of the whole file. The message tells a file that cannot be found,
-    which both providers call an invalid_request, from a line, and a full queue where the code does not say so.
+    `line` is a fault of one line, `file` one of the whole file, `moment` one of the server's own, which no row can
+    help. The message tells a file that cannot be found, which both providers call an invalid_request, from a line, and
+    a full queue where the code does not say so.
     """
     word = code.lower()
     kind: FailureKind = next((kind for kind, codes in _CODES.items() if word in codes), "other")

@@ -14,7 +14,7 @@ import struct
 import sys
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -169,7 +169,12 @@ def npy_header(rows: int, dims: int) -> bytes:
 
 def layout(start: bytes) -> Layout:
     """The layout that the first 128 bytes of a kept body tell. ValueError if they are none."""
-    found = _HEADER.match(start)
+    return _layout(start[:HEADER_BYTES])
+
+
+@lru_cache(maxsize=8)
+def _layout(header: bytes) -> Layout:
+    found = _HEADER.match(header)
     if found is None:
         raise ValueError("a packed answer does not begin as it was written")
     return Layout(int(found[1]), int(found[2]), found.end())

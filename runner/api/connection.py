@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol, cast
 
 import httptools
 
+from runner.api.inflow import Inflow
+
 _HEAD_BYTES = 64 * 2**10
 # RFC 9113, 6.5.2 reckons so what a header costs beside its letters; it bounds many short ones as well.
 _HEADER_COST = 32
@@ -38,7 +40,7 @@ class Connection(asyncio.Protocol):
 
     Once the waiter of `ask` was told the end, `take` gives what came, and `reusable` says whether the next
     request may use the connection. `limit` is the most bytes of a body, `names` a cache of header names that
-    connections share, `live` the connections that are open.
+    connections share, `live` the connections that are open, `inflow` what bounds the bytes that all of them read.
     """
 
     __slots__ = (
@@ -46,6 +48,7 @@ class Connection(asyncio.Protocol):
         "_ended",
         "_ending",
         "_headers",
+        "_inflow",
         "_informational",
         "_limit",
         "_live",
@@ -65,10 +68,14 @@ class Connection(asyncio.Protocol):
         "reusable",
     )
 
-    def __init__(self, limit: int, names: dict[bytes, str], live: set[Connection]) -> None:
+    def __init__(
+        self, limit: int, names: dict[bytes, str], live: set[Connection], inflow: Inflow | None = None
+    ) -> None:
         self._limit = limit
         self._names = names
         self._live = live
+        self._inflow = inflow or Inflow()
+        self._size = 0
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiter: Waiter | None = None
@@ -85,7 +92,9 @@ class Connection(asyncio.Protocol):
         self._status: int | None = None
         self._headers: dict[str, str] = {}
         self._chunks: list[bytes] = []
-        self._size = 0
+        if self._size:
+            size, self._size = self._size, 0
+            self._inflow.went(self, size)
         self._room = self._raw = _HEAD_BYTES
         self._informational = False
         self._until_end = False
@@ -159,6 +168,16 @@ class Connection(asyncio.Protocol):
         if over is not None:
             over.end(self._ending)
 
+    # What the inflow tells.
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     # What the event loop tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -200,6 +219,7 @@ class Connection(asyncio.Protocol):
         self._live.discard(self)
         self._parser = None
         self._lose(exc)
+        self._forget()
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
@@ -261,6 +281,7 @@ class Connection(asyncio.Protocol):
             return
         self._size += len(body)
         self._chunks.append(body)
+        self._inflow.came(self, len(body))
         if self._size > self._limit:
             self._too_large()
 

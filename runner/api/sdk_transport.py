@@ -18,6 +18,7 @@ import openai
 
 from runner.api.account import Account
 from runner.api.client import signing
+from runner.api.inflow import Inflow
 from runner.api.request_head import head
 from runner.api.sending import Landed, by_task
 from runner.api.transport import Transport
@@ -57,6 +58,7 @@ class SdkTransport:
         deadline: float = 600.0,
         connect_timeout: float = 10.0,
         max_body: int = 256 * 2**20,
+        inflow: Inflow | None = None,
     ) -> None:
         self._account = account
         self._deadline = deadline
@@ -67,6 +69,7 @@ class SdkTransport:
             deadline=deadline,
             connect_timeout=connect_timeout,
             max_body=max_body,
+            inflow=inflow,
         )
         self._current: ContextVar[_Call] = ContextVar("call")
         self._tasks: set[asyncio.Task[Reply]] = set()

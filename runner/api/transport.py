@@ -18,6 +18,7 @@ from runner.api.deadlines import Deadlines
 from runner.api.descriptors import affordable, allow_connections
 from runner.api.dialing import Dialer
 from runner.api.inflate import BrokenBodyError, inflated
+from runner.api.inflow import Inflow
 from runner.api.origin import parse
 from runner.api.pool import Pool
 from runner.api.proxy import ProxyRefusedError, proxy_at
@@ -39,9 +40,10 @@ class Transport:
     """Sends calls to one account, as many at once as it is asked to; use it as `async with Transport(...)`.
 
     `deadline` bounds a call from send to last byte, `connect_timeout` its way to a connection (name, TCP,
-    proxy, TLS), both in seconds; `max_body` the bytes of an answer, packed or unpacked. `concurrency` is the
-    most calls that will be in flight; no call waits here for another, except for its turn to make a
-    connection, where hundreds are being made, or for an open file, where the system has none left.
+    proxy, TLS), both in seconds; `max_body` the bytes of an answer, packed or unpacked, `inflow` those of all
+    answers that are being read. `concurrency` is the most calls that will be in flight; no call waits here for
+    another, except for its turn to make a connection, where hundreds are being made, or for an open file, where the
+    system has none left.
     Raises BadConfiguration where the system does not allow so many connections.
     """
 
@@ -53,6 +55,7 @@ class Transport:
         deadline: float = 600.0,
         connect_timeout: float = 10.0,
         max_body: int = 256 * 2**20,
+        inflow: Inflow | None = None,
     ) -> None:
         proxy = proxy_for(wire.base_url)
         self._concurrency = concurrency
@@ -64,6 +67,7 @@ class Transport:
         self.proxy = None if proxy is None else proxy_at(proxy)
         self._head = lru_cache(maxsize=1024)(partial(head_for, wire, self.proxy))
         self._names: dict[bytes, str] = {}
+        self._inflow = inflow or Inflow()
 
     async def __aenter__(self) -> Self:
         allow_connections(self._concurrency)
@@ -75,7 +79,7 @@ class Transport:
         self._dialer = Dialer(
             self._address,
             self.proxy,
-            make=partial(Connection, self._max_body, self._names, self._pool.live),
+            make=partial(Connection, self._max_body, self._names, self._pool.live, self._inflow),
             clock=time.monotonic,
         )
         self._dials = asyncio.Semaphore(_DIALS)

@@ -20,9 +20,13 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class Duration(click.ParamType[float]):
-    """A duration such as 250ms, 30s, 5m, 1h30m; a bare number is seconds."""
+    """A duration such as 250ms, 30s, 5m, 1h30m; a bare number is seconds. `low` and `high` bound it, as the same field
+    of a job file is bounded."""
 
     name = "duration"
+
+    def __init__(self, low: str | None = None, high: str | None = None) -> None:
+        self._low, self._high = low, high
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, (int, float)):
@@ -30,9 +34,17 @@ class Duration(click.ParamType[float]):
         from runner.job import parse_duration
 
         try:
-            return parse_duration(str(value))
+            seconds = parse_duration(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        low, high = self._low, self._high
+        if (
+            low is not None
+            and high is not None
+            and not parse_duration(low) <= seconds <= parse_duration(high)
+        ):
+            self.fail(f"must be from {low} to {high}, not {value!r}", param, ctx)
+        return seconds
 
 
 class Money(click.ParamType[Any]):
@@ -153,10 +165,14 @@ def handling_options(command: Decorated) -> Decorated:
             click.option("--concurrency", type=click.IntRange(min=1), help="Most calls in flight at once."),
             deadline_option,
             click.option(
-                "--poll", type=Duration(), help="First pause between polls of a batch. [default: 30s]"
+                "--poll",
+                type=Duration("10ms", "1h"),
+                help="First pause between polls of a batch. [default: 30s]",
             ),
             click.option(
-                "--queue-wait", type=Duration(), help="First wait when the batch queue is full. [default: 5m]"
+                "--queue-wait",
+                type=Duration("10ms", "1d"),
+                help="First wait when the batch queue is full. [default: 5m]",
             ),
             quarantine_option,
             click.option(

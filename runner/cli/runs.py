@@ -55,7 +55,9 @@ def export_command(
 @click.argument("run_name", metavar="RUN")
 @account_options
 @store_option
-@click.option("--poll", type=Duration(), help="First pause between looks at a batch. [default: the job's]")
+@click.option(
+    "--poll", type=Duration("10ms", "1h"), help="First pause between looks at a batch. [default: the job's]"
+)
 @quarantine_option
 @click.option(
     "--no-wait",

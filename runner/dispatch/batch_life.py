@@ -306,7 +306,10 @@ class Life:
             await self._wiring.settle_left(kept, "results_gone")
         elif remote.status == "failed":
             # What others of its lines were spared is no fault of these: only what names a line fails that line.
-            faults = tuple(one for one in remote.failures if one.line is not None or not taken.settled)
+            # Of a batch that was taken over, only some lines may be ours: they are not counted as in its file.
+            ours = self.submission.t_send > 0
+            told = {False: ours, True: not taken.settled}
+            faults = tuple(one for one in remote.failures if told[one.line is None])
             await self._wiring.fail_lines(kept, faults)
             await self._wiring.settle_left(kept, "batch_failed")
         elif remote.status in ("expired", "cancelled"):
@@ -325,7 +328,8 @@ class Life:
             await self._wiring.keep(self.kept.id, submission)
             self.kept = self.kept._replace(submission=submission, seen=None)
             return await self._wait_for_room(first.message, 0.0)
-        if kinds & {"money", "no_access", "line", "model"} or submission.attempt >= MOST_FAILURES:
+        given_up = submission.attempt >= MOST_FAILURES and kinds != {"moment"}
+        if given_up or kinds & {"money", "no_access", "line", "model"}:
             return False
         until = self._clock() + pause_in_trouble(submission.attempt, self._first)
         submission = submission._replace(due=until)

@@ -57,6 +57,7 @@ class Feed:
         self._questions = questions
         self._prices = prices
         self._more = more
+        self._is_complete = False
         self._has_failed = has_failed
         self._most = most
         self._estimates = estimates
@@ -135,7 +136,7 @@ class Feed:
         return call
 
     def _bring_fresh_forward(self) -> None:
-        if all(self._has_failed(one.task_id) for one in self._stock) and self._more():
+        if all(self._has_failed(one.task_id) for one in self._stock) and self._add_tasks():
             self._stock.extend(self._read())
         for place, one in enumerate(self._stock):
             if not self._has_failed(one.task_id):
@@ -143,10 +144,15 @@ class Feed:
                 self._stock.appendleft(one)
                 return
 
+    def _add_tasks(self) -> bool:
+        """Make further rows into tasks; False when every row has its task, which costs a transaction to find out."""
+        self._is_complete = self._is_complete or not self._more()
+        return not self._is_complete
+
     def _restock(self) -> None:
         while True:
             self._stock.extend(self._read())
-            if self._stock or not self._more():
+            if self._stock or not self._add_tasks():
                 return
 
     def _read(self) -> list[Ready]:
@@ -211,8 +217,11 @@ class Feed:
         return part.text if part is not None and part.kind == start.kind else None
 
     def _fill_up(self, count: int) -> None:
-        while len(self._stock) < count - 1 and self._stock_bytes() < ENOUGH_BYTES and self._more():
-            self._stock.extend(self._read())
+        while len(self._stock) < count - 1 and self._stock_bytes() < ENOUGH_BYTES:
+            found = self._read()
+            if not found and not self._add_tasks():
+                return
+            self._stock.extend(found)
 
     def _stock_bytes(self) -> int:
         return sum(len(one.record) for one in self._stock)

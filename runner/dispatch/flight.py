@@ -14,14 +14,23 @@ HANDFUL = 64
 UNPROVEN = 20
 """The most calls in flight before the first is answered: what is wrong with all of them is found out by few."""
 
-HANDFUL_BYTES = 64 * 2**20
-"""The most bytes of answers that settle in one go."""
+HANDFUL_BYTES = 8 * 2**20
+"""The most bytes of answers that settle in one go, unless a single one has more: what is settled is in memory twice."""
 
 
 class Sent(Protocol):
     """A call that has left. Once it is cancelled nothing more is told of it."""
 
     def cancel(self) -> object: ...
+
+
+class Hold(Protocol):
+    """Bounds the bytes of answers that are here: it is told of those that wait to be stored."""
+
+    def wait(self, size: int) -> None: ...
+
+    @property
+    def is_full(self) -> bool: ...
 
 
 @dataclass(slots=True, eq=False)

@@ -17,8 +17,9 @@ import anyio
 import anyio.lowlevel
 
 from runner.dispatch.feed import Feed, Nothing
-from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause, handful
+from runner.dispatch.flight import HANDFUL, UNPROVEN, Flight, Pause
 from runner.dispatch.gate import Gate
+from runner.dispatch.landing import Landing
 from runner.dispatch.wiring import Wiring
 from runner.limiter import Limiter
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Call, Reply, Signal
@@ -61,8 +62,7 @@ class Online:
         """How many tasks are in flight, or have come back and are not in the store yet."""
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
         self._away: set[Flight] = set()
-        self._landed: list[tuple[Flight, Reply]] = []
-        self._arrival = asyncio.Event()
+        self._landing = Landing(wiring.hold)
         self._unsaved: set[asyncio.Future[object]] = set()
         self._progress = asyncio.Event()
         self._launching = anyio.CancelScope()
@@ -199,7 +199,7 @@ class Online:
         for one, number in zip(flights, claiming.result(), strict=True):
             one.call.id = number
             if self._stopping or not (one.prober or self._gate.is_open):
-                self._land(one, NOT_STARTED)
+                self._landing.add(one, NOT_STARTED)
                 continue
             self._away.add(one)
             try:
@@ -214,7 +214,7 @@ class Online:
         if isinstance(outcome, BaseException):
             self._break(outcome)
         else:
-            self._land(flight, outcome)
+            self._landing.add(flight, outcome)
 
     def _call_off(self) -> None:
         """Wait no more for the calls that have left."""
@@ -222,33 +222,17 @@ class Online:
         for flight in away:
             if flight.sent is not None:
                 flight.sent.cancel()
-            self._land(flight, ABANDONED)
-
-    def _land(self, flight: Flight, reply: Reply) -> None:
-        self._landed.append((flight, reply))
-        self._arrival.set()
+            self._landing.add(flight, ABANDONED)
 
     async def _settle_arrivals(self) -> None:
         while True:
-            await self._arrival.wait()
-            await self._let_land()
-            self._settle_landed()
-            if self._landed:
-                await anyio.lowlevel.checkpoint()
-
-    async def _let_land(self) -> None:
-        """As long as each turn of the loop brings more: what settles in one go costs less."""
-        count = 0
-        while count < len(self._landed) < HANDFUL:
-            count = len(self._landed)
-            await anyio.lowlevel.checkpoint()
+            self._settle_landed(await self._landing.some())
 
     def _settling_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._break(error)
 
-    def _settle_landed(self) -> None:
-        landed = self._take_landed()
+    def _settle_landed(self, landed: Sequence[tuple[Flight, Reply]]) -> None:
         signals, saving = self._wiring.settle([(flight.call, reply) for flight, reply in landed])
         for (flight, reply), signal in zip(landed, signals, strict=True):
             self._is_proven |= reply.status == 200
@@ -265,11 +249,14 @@ class Online:
             (flight.call, signal, reply.status == 200)
             for (flight, reply), signal in zip(landed, signals, strict=True)
         ]
-        saved.add_done_callback(partial(self._saved, ended))
+        saved.add_done_callback(partial(self._saved, ended, sum(len(reply.body) for _, reply in landed)))
         self._touch()
 
-    def _saved(self, ended: Sequence[tuple[Call, Signal, bool]], saved: asyncio.Future[object]) -> None:
+    def _saved(
+        self, ended: Sequence[tuple[Call, Signal, bool]], size: int, saved: asyncio.Future[object]
+    ) -> None:
         self._unsaved.discard(saved)
+        self._landing.stored(size)
         self.unsaved -= sum(len(call.asked) for call, _, _ in ended)
         if not saved.cancelled() and (error := saved.exception()) is not None:
             self._break(error)
@@ -290,13 +277,6 @@ class Online:
         self._launching.cancel()
         self._call_off()
         self._touch()
-
-    def _take_landed(self) -> list[tuple[Flight, Reply]]:
-        count = handful([reply for _, reply in self._landed[:HANDFUL]])
-        taken, self._landed = self._landed[:count], self._landed[count:]
-        if not self._landed:
-            self._arrival.clear()
-        return taken
 
     def _obey(self, signal: Signal, reply: Reply, flight: Flight) -> None:
         if signal.stop is not None:
@@ -332,7 +312,8 @@ class Online:
             flight.ticket,
             reply.headers,
             reply.elapsed,
-            size=len(flight.call.body) + len(reply.body),
+            sizes=(len(flight.call.body), len(reply.body)),
+            is_full=self._landing.is_full,
             tokens=self._charge(flight.call) if flight.ticket == 1 else None,
         )
 

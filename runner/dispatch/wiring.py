@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from runner.dispatch.flight import Sent
+from runner.dispatch.flight import Hold, Sent
 from runner.model import Call, Reply, Signal
 
 Start = Callable[[Call, Callable[[Reply | BaseException], None]], Sent | None]
@@ -17,9 +17,11 @@ Settle = Callable[[Sequence[tuple[Call, Reply]]], tuple[Sequence[Signal], Awaita
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What the dispatch does its work by: claim in the store, start on the network, settle in the store."""
+    """What the dispatch does its work by: claim in the store, start on the network, settle in the store. `hold`
+    bounds the answers that are in memory, None where nothing does."""
 
     claim: ClaimCalls
     start: Start
     settle: Settle
     clock: Callable[[], float]
+    hold: Hold | None = None

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ class AtomicFile:
     block puts it on disk and renames it over the old file; after an error the old file stays as it was. The
     mode is that of the file replaced, or of any new file. A link in the place of the file is replaced, not
     followed. `size` counts bytes; `sha256` is known at the end. Raises OutputUnwritable.
+
+    Each full buffer is hashed and written in a thread, while the next one is filled.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +48,8 @@ class AtomicFile:
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._hash = hashlib.sha256()
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
         self._discarded = False
         self.size = 0
 
@@ -53,12 +58,13 @@ class AtomicFile:
         return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
-        """Add to the file. Raises OutputUnwritable, where the disk is full for one."""
+        """Add to the file. Raises OutputUnwritable, where the disk is full for one: perhaps for what was added
+        before."""
         self._buffer.append(data)
         self._buffered += len(data)
         self.size += len(data)
         if self._buffered >= _BUFFER:
-            self._flush()
+            self._hand_over()
 
     def prepare(self) -> Stamp:
         """Put all that was written on disk; the stamp that the file will have under its name."""
@@ -97,14 +103,35 @@ class AtomicFile:
         finally:
             self._abandon()
 
+    def _hand_over(self) -> None:
+        self._finish_writing()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "output")
+        self._writing = self._thread.submit(self._put, self._taken())
+
     def _flush(self) -> None:
-        data = b"".join(self._buffer)
-        self._buffer, self._buffered = [], 0
-        self._hash.update(data)
+        self._finish_writing()
         try:
-            _write_all(self._fd, data)
+            self._put(self._taken())
         except OSError as error:
             raise _unwritable(self.path, error) from error
+
+    def _finish_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            try:
+                writing.result()
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+
+    def _taken(self) -> list[bytes]:
+        taken, self._buffer, self._buffered = self._buffer, [], 0
+        return taken
+
+    def _put(self, parts: list[bytes]) -> None:
+        data = b"".join(parts)
+        self._hash.update(data)
+        _write_all(self._fd, data)
 
     def _commit(self) -> None:
         self.prepare()
@@ -118,6 +145,9 @@ class AtomicFile:
 
     def _abandon(self) -> None:
         """Close and remove a part that was not renamed; one that cannot be removed is replaced next time."""
+        if self._thread is not None:
+            # Its file's number may be another file's as soon as it is closed.
+            self._thread.shutdown(cancel_futures=True)
         if self._fd >= 0:
             with suppress(OSError):
                 os.close(self._fd)

@@ -20,6 +20,7 @@ from runner.limiter.flow import SLICE, Flow
 from runner.limiter.headers import MINUTE
 from runner.limiter.load import BUSY, Load
 from runner.limiter.reopening import Reopening
+from runner.limiter.room import Room, drawn
 from runner.limiter.volley import Volley
 
 __all__ = ["Limiter", "Load"]
@@ -47,9 +48,6 @@ RAMP_ABOVE = 1_000_000 / 60.0
 RAMP = 1.5
 RAMP_SECONDS = 900.0
 """After a slow_down: at most 50 % more in 15 minutes above a million tokens a minute (the API's own rule)."""
-
-BYTES_IN_FLIGHT = 64 * 2**20
-"""Bytes that calls in flight may be expected to hold, requests and answers together."""
 
 JOINING = 2.05
 """Seconds that a run goes by its probe alone where others share its limits: in one they hear of it, and after one
@@ -84,7 +82,8 @@ class Limiter:
         self._starts: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._answered = 0
         self._latency = self._least_latency = 0.0
-        self._tokens_each = self._bytes_each = 0.0
+        self._tokens_each = 0.0
+        self._room = Room()
         self._charge = 1.0
         self._volley = Volley(answered_since=True)
         self._bound, self._bound_at = "latency", -math.inf
@@ -159,7 +158,7 @@ class Limiter:
         self._requests.start(now, 1)
         self._tokens.start(now, tokens * self._charge)
         self._reopening.start(now)
-        self._tokens_each = _drawn(self._tokens_each, tokens, 0.05)
+        self._tokens_each = drawn(self._tokens_each, tokens, 0.05)
         self._started += 1
         self._starts.append((now, tokens))
         return self._started
@@ -171,17 +170,18 @@ class Limiter:
         headers: Mapping[str, str],
         latency: float,
         *,
-        size: int = 0,
+        sizes: tuple[int, int] = (0, 0),
+        is_full: bool = True,
         tokens: float | None = None,
     ) -> None:
-        """A server that does its work answered a call after `latency` seconds. `size` is the bytes of request
-        and answer together, 0 if nobody counted; `tokens` what the call would be taken for if it started now,
-        where more is known than when it did."""
+        """A server that does its work answered a call after `latency` seconds. `sizes` are the bytes of request
+        and answer; `is_full` says that no more bytes of answers may be here than are; `tokens` is what the call
+        would be taken for if it started now, where more is known than when it did."""
         self._listen(now, headers)
         self._latency = latency if not self._answered else self._latency + 0.1 * (latency - self._latency)
         self._least_latency = min(self._latency, self._least_latency or self._latency)
-        if size:
-            self._bytes_each = _drawn(self._bytes_each, size, 0.1)
+        if any(sizes):
+            self._room.answered(*sizes, is_full=is_full)
         if not self._answered:
             self._learn_charge(tokens or self._tokens_each)
             self._grown_at = now
@@ -289,7 +289,7 @@ class Limiter:
     @property
     def _most(self) -> int:
         """The calls in flight that the ceiling and the memory allow."""
-        return max(1, int(min(self._ceiling, BYTES_IN_FLIGHT / max(1.0, self._bytes_each))))
+        return max(1, int(min(self._ceiling, self._room.calls)))
 
     @property
     def _follows_headers(self) -> bool:
@@ -341,8 +341,3 @@ class Limiter:
 
 def _least(*rates: float | None) -> float | None:
     return min((rate for rate in rates if rate is not None), default=None)
-
-
-def _drawn(mean: float, value: float, weight: float) -> float:
-    """A running mean, drawn a little towards one more value; the first is taken as it is."""
-    return mean + weight * (value - mean) if mean else value

@@ -156,12 +156,20 @@ def set_stamp(connection: Connection, run_id: int, fingerprint: Fingerprint) -> 
 
 
 def look_again(connection: Connection, run_id: int) -> None:
-    """Let a run look for its rows' tasks from the first row on, if a later run of its series may have taken
-    some of them over."""
+    """Let a run look for its rows' tasks from the first row on, if a later run of its series may have taken some of
+    them over; and so the others when they go on, for it takes them back."""
     this = get(connection, run_id)
     later = select(run.c.id).where(run.c.series_id == this.series_id, run.c.id > run_id).limit(1)
     if connection.execute(later).first() is not None:
         connection.execute(update(run).where(run.c.id == run_id).values(expanded_to=0))
+        others_look_again(connection, run_id, this.series_id)
+
+
+def others_look_again(connection: Connection, run_id: int, series_id: int) -> None:
+    """Let the other unfinished runs of a series look for their rows' tasks from the first row on: this one may have
+    taken some of them over."""
+    others = update(run).where(run.c.series_id == series_id, run.c.id != run_id)
+    connection.execute(others.where(run.c.state != RunState.FINISHED.value).values(expanded_to=0))
 
 
 def set_job(connection: Connection, run_id: int, job: Mapping[str, Any], *, skip_invalid: bool) -> None:

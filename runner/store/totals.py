@@ -154,11 +154,15 @@ def asked_again(connection: Connection, run_id: int) -> dict[tuple[str, str | No
 
 def unfinished(connection: Connection, run_id: int) -> int:
     """Rows of a run that still have no final answer: not expanded yet, waiting, in flight or out in a batch, of this
-    run or another."""
+    run or another. Those that are to be looked at again may be more than it turns out."""
     on_the_way = sum(_tasks(connection, run_id, state) for state in _ON_THE_WAY)
-    series_id = connection.exec_driver_sql("SELECT series_id FROM run WHERE id = ?", (run_id,)).scalar_one()
+    series_id, rows = connection.exec_driver_sql(
+        "SELECT series_id, rows_in - rows_invalid FROM run WHERE id = ?", (run_id,)
+    ).one()
     elsewhere = batches.waiting_elsewhere(connection, run_id, series_id)
-    return on_the_way + elsewhere + _unexpanded(connection, run_id)
+    left = on_the_way + elsewhere + _unexpanded(connection, run_id)
+    # Rows that are looked at again may be among those on their way.
+    return min(left, int(rows)) if rows else left
 
 
 def out_in_batches(connection: Connection, run_id: int) -> tuple[int, int]:

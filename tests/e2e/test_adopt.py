@@ -7,7 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from e2e.conftest import Ended, read_jsonl
+from e2e.conftest import Ended, read_jsonl, request_line, write_jsonl
 from e2e.in_place import InPlace, in_place
 from faultserver import BatchFaults, FaultServer, named_batches, server_error
 from faultserver.behaviour import OK
@@ -210,3 +210,26 @@ def test_a_list_that_cannot_be_had_takes_nothing_over(cli, requests_file) -> Non
 
     assert adopted.code == 75
     assert "The account's batches could not be listed" in adopted.err
+
+
+def test_the_line_for_which_a_batch_failed_that_was_taken_over_in_part_blames_no_other_row(
+    cli, tmp_path
+) -> None:
+    server = cli.serve(named_batches("failed-validation"), batch_time=15.0)
+    requests = write_jsonl(tmp_path / "requests.jsonl", [request_line(n) for n in range(1, ROWS + 1)])
+    assert run(cli, requests).code == 75
+    cli.lose_store()
+    write_jsonl(requests, [request_line(n) for n in range(6, ROWS + 1)])
+    adopted = cli("adopt", requests)
+    assert adopted.code == 0, adopted.err
+    assert "with 15 rows. 0 are answered; 15 are out in 1 batch." in adopted.err
+    until_ended(server)
+
+    assert run(cli, requests).code == 75
+    assert cli("cancel", "last", "--poll", "0.1s").code == 0
+    ended = cli("run", requests, "--mode", "online", "-o", "out.jsonl")
+
+    assert ended.code == 0, ended.err
+    assert [line["custom_id"] for line in read_jsonl(tmp_path / "out.jsonl")] == [
+        f"r{n}" for n in range(6, 21)
+    ]

@@ -159,7 +159,8 @@ class History:
         self.told.append(f"  -> {ended.code} in {ended.seconds:.1f} s")
         self.screens.append(ended.screen)
         assert "Traceback" not in ended.screen, ended.screen
-        assert ended.code in (0, 3, 4, 75, -signal.SIGKILL), ended.screen
+        # A signal may come before anybody listens.
+        assert ended.code in (0, 3, 4, 75, -signal.SIGKILL, -signal.SIGTERM), ended.screen
         if ended.code in (-signal.SIGKILL, 4) and self.mode != "batch":
             self.was_cut_online = True
         return ended.code

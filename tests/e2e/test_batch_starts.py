@@ -67,7 +67,7 @@ def test_what_a_later_runs_batch_leaves_undone_is_asked_for_the_earlier_run_that
     case = made(ROWS, "--no-wait")
     rows = [request_line(number) for number in range(1, 31)]
     faults = "expired:0.5+expired:0.3+expired:0.3"
-    with screens() as command, FaultServer(batches=faults, batch_time=0.2) as server:
+    with screens() as command, FaultServer(batches=faults, batch_time=0.5) as server:
         args = case.command(server.url)
         for count in (20, 30):
             write_jsonl(case.input, rows[:count])
@@ -80,9 +80,35 @@ def test_what_a_later_runs_batch_leaves_undone_is_asked_for_the_earlier_run_that
         assert set(server.ledger.executed.values()) == {1}
 
 
+def test_rows_that_an_earlier_run_took_back_are_asked_when_the_later_one_goes_on(made: MakeCase) -> None:
+    case = made()
+    rows = [request_line(number) for number in range(1, 31)]
+    with screens() as command, FaultServer() as server:
+        args = [*online(case.command(server.url)), *priced(case)]
+        for count, budget in ((20, "0.00005"), (30, "0.00004"), (20, "0.00005")):
+            write_jsonl(case.input, rows[:count])
+            assert command(*args, "--budget", budget).code == 4
+        write_jsonl(case.input, rows)
+        last = command(*args)
+        assert last.code == 0, last.err
+        assert "30 of 30 rows answered" in last.err
+        assert set(server.ledger.executed.values()) == {1}
+
+
+def test_a_batch_that_was_never_sent_is_not_sent_for_an_input_that_was_edited_since(made: MakeCase) -> None:
+    case = made(ROWS, "--queue-wait", "1h")
+    with screens() as command, FaultServer(batches="queue-full-400:1", batch_time=0.05) as server:
+        assert command(*case.command(server.url), "--no-wait").code == 75
+        rows = [request_line(number) for number in range(15, 31)]
+        write_jsonl(case.input, rows)
+        ended = command(*case.command(server.url))
+        assert ended.code == 0, ended.err
+        assert server.ledger.executed_rows == Counter(row["custom_id"] for row in rows)
+
+
 def test_lines_of_an_earlier_runs_batch_may_have_a_price(made: MakeCase) -> None:
     case = made(ROWS, "--no-wait")
-    with screens() as command, FaultServer(batches="expired:0.5", batch_time=0.2) as server:
+    with screens() as command, FaultServer(batches="expired:0.5", batch_time=0.5) as server:
         args = [*case.command(server.url), *priced(case), "--budget", "1.00"]
         assert command(*args).code == 75
         write_jsonl(case.input, [request_line(number) for number in range(1, 31)])
@@ -131,7 +157,7 @@ def test_what_is_out_in_a_batch_is_set_aside_when_the_rest_is_asked_online(made:
 
 def test_online_asks_at_once_what_an_ended_batch_left(made: MakeCase) -> None:
     case = made(ROWS, "--no-wait")
-    with screens() as command, FaultServer(batches="expired:0.5", batch_time=0.05) as server:
+    with screens() as command, FaultServer(batches="expired:0.5", batch_time=0.6) as server:
         assert command(*case.command(server.url)).code == 75
         server.ledger.wait_until(lambda ledger: has_ended(ledger, 1))
         ended = command(*online(case.command(server.url)))
@@ -140,10 +166,20 @@ def test_online_asks_at_once_what_an_ended_batch_left(made: MakeCase) -> None:
         assert server.ledger.calls() == ROWS // 2
 
 
+def test_online_asks_what_waits_for_room_in_the_queue_of_batches(made: MakeCase) -> None:
+    case = made(ROWS, "--queue-wait", "1h")
+    with screens() as command, FaultServer(batches="queue-full-400:9", batch_time=0.05) as server:
+        assert command(*case.command(server.url), "--no-wait").code == 75
+        ended = command(*online(case.command(server.url)))
+        assert ended.code == 0, ended.err
+        assert server.ledger.executed_rows == Counter(case.ids)
+        assert not server.ledger.creates()
+
+
 # --- another clock ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("back", [3_600.0, 100_000.0])
+@pytest.mark.parametrize("back", [7_200.0, 100_000.0])
 def test_a_clock_that_was_set_back_makes_no_row_wait(back: float, made: MakeCase) -> None:
     case = made(ROWS, "--no-wait")
     with screens() as command, FaultServer(batches="stuck:validating*2", batch_time=0.05) as server:
@@ -159,7 +195,7 @@ def test_a_clock_that_was_set_back_makes_no_row_wait(back: float, made: MakeCase
 
 def test_a_clock_that_was_set_back_makes_no_submission_wait(made: MakeCase) -> None:
     case = made(ROWS, "--no-wait", "--queue-wait", "1h")
-    with screens() as command, FaultServer(batches="queue-full-400:1", batch_time=0.05) as server:
+    with screens() as command, FaultServer(batches="queue-full-400:1", batch_time=0.6) as server:
         assert command(*case.command(server.url)).code == 75
         assert not server.ledger.creates()
         assert command(*case.command(server.url)).code == 75
@@ -223,7 +259,7 @@ def test_a_cancel_that_is_refused_for_now_is_asked_again(made: MakeCase) -> None
 
 
 def test_a_start_that_does_not_wait_does_not_wait_for_room_either(made: MakeCase) -> None:
-    limit = "Enqueued token limit reached for gpt-6-luna. Limit: 600 enqueued tokens."
+    limit = "Enqueued token limit reached for gpt-6-luna. Limit: 300 enqueued tokens."
     full = courses.refused(courses.Failure(code="token_limit_exceeded", message=limit))
     case = made(60, "--no-wait", "--queue-wait", "0.05s")
     with (
@@ -256,3 +292,26 @@ def test_no_row_fails_because_others_fill_the_queue(rows: int, made: MakeCase) -
         gaps = [later - earlier for earlier, later in pairwise(creates)]
         # Two halves of one that was cut may be tried side by side.
         assert rows > 1 or all(gap >= 0.02 * 2**nth for nth, gap in enumerate(gaps)), "each twice as long"
+
+
+# --- a server in trouble ------------------------------------------------------------------------------
+
+
+def test_no_row_fails_because_the_server_cannot_look_through_a_file(made: MakeCase) -> None:
+    case, faults = made(5, "--poll", "0.02s"), BatchFaults()
+    for _ in range(5):
+        trouble = courses.Failure(code="server_error", message="The batch failed for an internal error.")
+        faults = faults.with_course(courses.refused(trouble))
+    with screens() as command, FaultServer(batches=faults, batch_time=0.02) as server:
+        ended = command(*case.command(server.url))
+        assert ended.code == 0, ended.err
+        assert server.ledger.executed_rows == Counter(case.ids)
+        assert len(server.ledger.creates()) == 6
+
+
+@pytest.mark.parametrize("option", ["--poll", "--queue-wait"])
+def test_a_pause_of_nothing_is_refused_as_it_is_in_a_job_file(option: str, made: MakeCase) -> None:
+    with screens() as command:
+        ended = command(*made().command("http://127.0.0.1:9/v1"), option, "0s")
+    assert ended.code == 2
+    assert f"Invalid value for '{option}': must be from 10ms to" in ended.err

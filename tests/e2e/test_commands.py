@@ -223,7 +223,13 @@ def test_plan_says_before_a_cent_is_spent_and_touches_nothing(
     assert cli("run", "requests.jsonl", "--limit", "2").code == 0
     calls = server.ledger.calls()
     after = cli("plan", "requests.jsonl", "--json")
-    assert after.json["tasks"] == {"to_ask": 3, "answered_before": 2, "repeats": 0, "need_retry": 0}
+    assert after.json["tasks"] == {
+        "to_ask": 3,
+        "answered_before": 2,
+        "repeats": 0,
+        "need_retry": 0,
+        "in_batches": 0,
+    }
     assert after.json["cost_usd"]["online"] == {"least": None, "most": None}
     words = cli("plan", "requests.jsonl").out.decode()
     assert "2 answered before" in words

@@ -13,6 +13,7 @@ from runner.dispatch.pack import Most
 from runner.model import Call, Signal, TaskState, Usage
 from runner.pricing import Prices
 from runner.question import Questions, worst_case
+from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.tokens import Estimates
@@ -379,3 +380,36 @@ def test_packs_are_the_same_whether_or_not_a_text_can_be_read_alone(store: Store
     ]
     # Each length of theirs is another user, so that only those of one length go together.
     assert {len(call.asked) for call in apart} == {1, 2}
+
+
+def test_rows_are_made_into_tasks_only_where_none_is_ready_and_never_asked_for_in_vain_twice(
+    store: Store,
+) -> None:
+    scene = Scene(store, [b'{"t": "%d"}' % n for n in range(9_000)], job=embedding_job())
+    asked: list[bool] = []
+
+    def more() -> bool:
+        with store.write() as connection:
+            made = tasks.expand(
+                connection, run_id=scene.run.id, series_id=scene.tenure.series_id, limit=8_000
+            )
+        asked.append(made is not None)
+        return asked[-1]
+
+    feed = Feed(
+        store,
+        scene.run.id,
+        Questions(scene.job),
+        EMBEDDING_PRICES,
+        more=more,
+        has_failed=lambda task_id: False,
+        estimates=Estimates(),
+        most=Most,
+    )
+    for _ in range(3):
+        assert isinstance(feed.next(), Call)
+        assert asked == [True]
+    assert [len(call.asked) for call in drained(feed)] == [2_048, 808]
+    assert asked == [True, True, False]
+    assert feed.next() == feed.next()
+    assert asked == [True, True, False]

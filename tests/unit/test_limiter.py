@@ -2,15 +2,17 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from limited_servers import Server, own_bound, run
 
-from runner.limiter import BYTES_IN_FLIGHT, Limiter, Load
+from runner.limiter import Limiter, Load
 from runner.limiter.flow import SLICE, Flow
 from runner.limiter.headers import DAY, MINUTE, QUANTITIES, duration, told
+from runner.limiter.room import BYTES_ASKED, BYTES_IN_FLIGHT
 
 ROWS = [100] * 2000
 PHASES = [0.0, 0.1, 0.3, 0.5, 0.69, 0.7, 0.71, 0.9, 0.99]
@@ -569,18 +571,48 @@ def test_after_a_storm_calls_go_by_ones_and_twos() -> None:
     assert len(let_in(11.7)) == 1
 
 
+LARGE = 17_000_000
+
+
 def test_large_answers_are_fewer_at_once_and_small_ones_as_many_as_may_be() -> None:
     limiter = Limiter(requests=None, tokens=None, ceiling=5000)
-    limiter.answered(0.3, limiter.start(0.0, 10), {}, 100.0, size=17_000_000)
-    assert limiter.window == BYTES_IN_FLIGHT // 17_000_000
+    limiter.answered(0.3, limiter.start(0.0, 10), {}, 100.0, sizes=(0, LARGE))
+    assert limiter.window == BYTES_IN_FLIGHT // LARGE
     for _ in range(200):
-        limiter.answered(1.0, 1, {}, 100.0, size=1_000)
+        limiter.answered(1.0, 1, {}, 100.0, sizes=(500, 500))
     assert limiter.window > 100
-    limiter.answered(1.0, 1, {}, 100.0, size=10**12)
+    limiter.answered(1.0, 1, {}, 100.0, sizes=(0, 10**12))
     assert limiter.window == 1
     small = Limiter(requests=None, tokens=None, ceiling=5000)
-    small.answered(10.0, small.start(0.0, 10), a_minute(60_000), 10.0, size=1_000)
+    small.answered(10.0, small.start(0.0, 10), a_minute(60_000), 10.0, sizes=(500, 500))
     assert small.window == 5000
+
+
+def test_large_answers_that_are_stored_as_fast_as_they_come_may_be_more_at_once() -> None:
+    limiter = Limiter(requests=None, tokens=None, ceiling=5000)
+    windows = [
+        answered_window(limiter, 0.3, sizes=(100_000, LARGE), is_full=is_full)
+        for is_full in [True] * 5 + [False] * 5 + [True] * 20
+    ]
+    least = BYTES_IN_FLIGHT // LARGE
+    assert windows[:10] == [least] * 5 + [least + n for n in range(1, 6)]
+    assert windows[10:] == [least + n for n in range(4, 0, -1)] + [least] * 16
+    for _ in range(1_000):
+        answered_window(limiter, 0.3, sizes=(100_000, LARGE), is_full=False)
+    assert limiter.window == BYTES_ASKED // LARGE
+
+
+def test_large_requests_are_in_memory_all_the_while() -> None:
+    limiter = Limiter(requests=None, tokens=None, ceiling=5000)
+    for _ in range(1_000):
+        answered_window(limiter, 0.3, sizes=(LARGE, 1_000), is_full=False)
+    assert limiter.window == BYTES_IN_FLIGHT // LARGE
+
+
+def answered_window(limiter: Limiter, now: float, **more: Any) -> int:
+    """The window after one more answer."""
+    limiter.answered(now, limiter.start(now, 10), {}, 100.0, **more)
+    return limiter.window
 
 
 def test_it_says_when_the_clients_own_cpu_binds() -> None:

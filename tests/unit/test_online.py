@@ -16,11 +16,14 @@ from virtual_time import run_virtually, virtual_now
 
 from runner.api.sending import by_task
 from runner.dispatch.feed import Nothing
+from runner.dispatch.flight import HANDFUL_BYTES
 from runner.dispatch.gate import Gate
+from runner.dispatch.landing import Landing
 from runner.dispatch.online import Online
 from runner.dispatch.wiring import Wiring
 from runner.errors import BudgetReached, Interrupted, StoreUnusable
 from runner.limiter import Limiter
+from runner.limiter.room import BYTES_IN_FLIGHT
 from runner.model import ABANDONED, MODEL_GONE, NOT_STARTED, Asked, Call, Demand, Reply, Signal
 
 OK = Reply(200)
@@ -485,3 +488,78 @@ async def test_what_is_known_before_a_call_is_sent_settles_it_at_once() -> None:
     bench.online._wiring = replace(bench.online._wiring, start=start)
     await bench.run()
     assert dict(bench.settled) == dict.fromkeys(range(1, 21), MODEL_GONE)
+
+
+class Held:
+    """A bound on the answers in memory that notes what it is told."""
+
+    def __init__(self, *, is_full: bool = False) -> None:
+        self.told: list[int] = []
+        self.is_full = is_full
+
+    def wait(self, size: int) -> None:
+        self.told.append(size)
+
+
+def answering(body: Callable[[int], bytes], rows: int, window: int, **wired: Any) -> Bench:
+    """A bench whose server answers with bodies of any size."""
+    bench = Bench(
+        rows,
+        lambda number, now: Reply(200, body=body(number)),
+        window=window,
+        signal=lambda one, reply: Signal(healthy=True),
+    )
+    bench.online._wiring = replace(bench.online._wiring, **wired)
+    bench.online._landing = Landing(bench.online._wiring.hold)
+    return bench
+
+
+@virtually
+async def test_every_answer_waits_from_its_coming_until_it_is_stored() -> None:
+    held = Held()
+    await answering(lambda number: b"x" * number, 6, 3, hold=held).run()
+
+    assert sum(max(0, after - before) for before, after in pairwise([0, *held.told])) == 21
+    assert held.told[-1] == 0
+    assert min(held.told) == 0
+
+
+@virtually
+async def test_what_cannot_be_stored_waits_no_more() -> None:
+    held = Held()
+
+    def settle(ended: Sequence[tuple[Call, Reply]]) -> tuple[list[Signal], Awaitable[object]]:
+        async def fails() -> None:
+            raise StoreUnusable("broken")
+
+        return [Signal(healthy=True) for _ in ended], fails()
+
+    with pytest.raises(StoreUnusable):
+        await answering(lambda number: b"x", 3, 3, hold=held, settle=settle).run()
+    assert held.told[-1] == 0
+
+
+@virtually
+async def test_large_answers_are_more_at_once_while_there_is_room_for_them() -> None:
+    large = b"x" * (BYTES_IN_FLIGHT // 2 - 100)
+    for is_full, most in ((True, 2), (False, 8)):
+        bench = answering(lambda number: large, 24, 100, hold=Held(is_full=is_full))
+        await bench.run()
+        assert (bench.most >= most) if not is_full else (bench.most == most)
+        assert len(bench.settled) == 24
+
+
+@virtually
+async def test_large_answers_settle_one_by_one() -> None:
+    for size, together in ((1, 8), (HANDFUL_BYTES // 3, 3), (HANDFUL_BYTES, 1)):
+        groups: list[int] = []
+
+        def settle(
+            ended: Sequence[tuple[Call, Reply]], groups: list[int] = groups
+        ) -> tuple[list[Signal], Awaitable[object]]:
+            groups.append(len(ended))
+            return [Signal(healthy=True) for _ in ended], anyio.sleep(0.001)
+
+        body = b"x" * size
+        await answering(lambda number, body=body: body, 17, 8, settle=settle).run()  # type: ignore[misc]
+        assert (sum(groups), max(groups)) == (17, together)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
             file.write(line)
         assert not path.exists()
         assert mode_of(part_of(path)) == 0o600
-        assert part_of(path).stat().st_size > 2**20
+        assert part_of(path).stat().st_size >= 2**20
     data = line * 300_000
     assert path.read_bytes() == data
     assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -190,6 +191,47 @@ def test_a_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: s
     assert list(tmp_path.iterdir()) == [path]
     if call != "close":
         assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_disk_that_fills_while_more_is_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    real, written = os.write, []
+
+    def fail(fd: int, data: bytes) -> int:
+        written.append(len(data))
+        if len(written) >= parts:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data)
+
+    def draw() -> None:
+        with AtomicFile(path) as file:
+            for _ in range(4):
+                file.write(b"n" * 2**20)
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(OutputUnwritable, match=r"No space left.*Free some space"):
+        draw()
+    monkeypatch.undo()
+    # What was drawn after that is not tried.
+    assert len(written) == parts
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_has_the_bytes_and_the_sum_of_what_was_written_in_order(tmp_path: Path) -> None:
+    parts = [bytes([n % 251]) * (n * 7_919 % 700_000) for n in range(40)]
+    with AtomicFile(tmp_path / "out") as file:
+        for part in parts:
+            file.write(part)
+        stamp = file.prepare()
+        assert file.sha256 == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert (tmp_path / "out").read_bytes() == b"".join(parts)
+    assert stamp.size == file.size == sum(map(len, parts))
+    assert not [one for one in threading.enumerate() if one.name.startswith("output")]
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

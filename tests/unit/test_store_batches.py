@@ -231,6 +231,15 @@ def test_the_queue_counts_what_may_be_in_it(scene: Scene) -> None:
         assert batches.enqueued(connection, "other", "m") == 0
 
 
+def test_a_batch_that_nobody_took_in_leaves_the_queue_after_a_day(scene: Scene) -> None:
+    batch_id = scene.plan(*ready(scene))
+    write(scene, batches.keep, (batch_id, get(scene, batch_id).submission._replace(stage=Stage.SUBMITTED)))
+    with scene.store.write() as connection:
+        assert batches.enqueued(connection, IDENTITY.account, "m") > 0
+        connection.exec_driver_sql("UPDATE batch SET submitted_at = submitted_at - ?", (27 * 3_600_000_000,))
+        assert batches.enqueued(connection, IDENTITY.account, "m") == 0
+
+
 def test_what_is_learned_of_a_queue_is_kept_by_account_and_model(scene: Scene) -> None:
     write(scene, batches.learn_queue, ("a", "m", 100), ("a", "n", 5), ("a", "m", 90))
     with scene.store.read() as connection:
@@ -460,7 +469,10 @@ def test_a_batch_that_gives_nothing_back_sends_no_run_through_its_rows_again(sce
     assert scene.query("SELECT id, expanded_to FROM run") == before
 
 
-def test_neither_earlier_nor_finished_runs_look_again(scene: Scene) -> None:
+def test_earlier_runs_look_again_for_they_may_be_taken_up_again_and_finished_ones_do_not(
+    scene: Scene,
+) -> None:
+    earlier = scene.run
     finished = scene.new_run(request_lines(1))
     scene.expand()
     with scene.store.write() as connection:
@@ -468,9 +480,9 @@ def test_neither_earlier_nor_finished_runs_look_again(scene: Scene) -> None:
     scene.new_run(request_lines(5))
     scene.expand()
     batch_id = scene.plan(*ready(scene))
-    before = scene.query("SELECT id, expanded_to FROM run")
+    before = dict(scene.query("SELECT id, expanded_to FROM run"))
     write(scene, batches.dissolve, batch_id)
-    assert scene.query("SELECT id, expanded_to FROM run") == before
+    assert dict(scene.query("SELECT id, expanded_to FROM run")) == before | {earlier.id: 0}
 
 
 # --- crashes and takeovers ------------------------------------------------------------------------------

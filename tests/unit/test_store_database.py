@@ -43,7 +43,7 @@ def mode(path: Path) -> int:
     [
         ("journal_mode", WAL),
         ("synchronous", FULL),
-        ("cache_size", -8192),
+        ("cache_size", -16384),
         ("page_size", 8192),
         ("auto_vacuum", INCREMENTAL),
         ("application_id", APPLICATION_ID),

@@ -28,6 +28,9 @@ Verb = Callable[[Connection, Sequence[Item]], Sequence[Result] | None]
 GROUP = 256
 """The most writes of one commit."""
 
+MANY = 256
+"""So many items, those of a packed call, take longer to write than a commit: they wait for no other write."""
+
 BUSY, LINGER = 24, 0.001
 """After a commit of so many items the next waits so many seconds for more to take along: each costs as much as twenty
 of them, and what waits for it is to go to a server that takes a hundred times as long."""
@@ -69,6 +72,8 @@ class GroupWriter:
             # their place: one commit for both.
             self._loop.call_soon(self._loop.call_soon, self._hand_over)
         self._gathered.append(_Write(verb, items, done))
+        if len(items) >= MANY:
+            self._hand_over()
         return done
 
     async def close(self) -> None:

@@ -99,6 +99,7 @@ class History:
         self.loses_answers = any(one.answers_gone for one in gone)
         self.poll = chance.choice([0.05, 0.1, 0.2])
         self.budget: str | None = chance.choice([None, None, "1.00", "0.0004"])
+        self.deadline = chance.choice(["1h", "3s", "20s"])
         self.mode = "batch"
         self.ways = [chance.choice(["batch", "batch", "batch", "online", "auto"]) for _ in range(8)]
         self.limit: int | None = None
@@ -123,7 +124,7 @@ class History:
             path.write_bytes(orjson.dumps(PRICES))
             found += ["--prices", str(path), "--budget", self.budget]
         if self.mode == "auto":
-            found += ["--deadline", "1h"]
+            found += ["--deadline", self.deadline]
         return found
 
     def start(
@@ -257,6 +258,9 @@ class History:
             self.mode = "batch"
         for number in range(STARTS):
             code = self.start(server, *self.patience())
+            if number == STARTS // 2 and self.budget is not None:
+                # Ever smaller batches fit into what is left of it.
+                self.budget = "1.00"
             if code == 75:
                 with suppress(TimeoutError):
                     server.ledger.wait_until(lambda ledger: has_ended(ledger, 1), timeout=0.5)

@@ -15,7 +15,7 @@ from runner.model import TaskState
 from runner.store import series, tasks
 from runner.store.database import Store
 from runner.store.tasks import Claim
-from runner.store.writer import GROUP, GroupWriter
+from runner.store.writer import GROUP, MANY, GroupWriter
 
 LIMIT = 20.0
 
@@ -288,3 +288,22 @@ def test_claims_and_answers_of_many_calls(scene: Scene) -> None:
     writing(scene, work)
     found = scene.query("SELECT task.id, answer.body FROM task JOIN answer ON answer.id = task.answer_id")
     assert dict(found) == {task: chat_body(str(task)) for task in ids}
+
+
+@pytest.mark.parametrize(("count", "at_once"), [(MANY, True), (MANY - 1, False)])
+def test_a_large_write_waits_for_no_other(scene: Scene, count: int, at_once: bool) -> None:
+    begun, seen = threading.Event(), []
+
+    def write(connection: Connection, items: Sequence[int]) -> None:
+        seen.extend(items)
+        begun.set()
+
+    async def work(writer: GroupWriter) -> None:
+        first = writer.submit(write, [-1])
+        both = writer.submit(write, list(range(count)))
+        # The loop gets no turn here: what is not handed over by now is not before it has one.
+        assert begun.wait(LIMIT if at_once else 0.0) is at_once
+        await asyncio.gather(first, both)
+
+    writing(scene, work)
+    assert seen == [-1, *range(count)]

@@ -511,14 +511,14 @@ def test_the_deadline_holds_for_each_of_many_calls(run: Run) -> None:
         return not await reader.read()
 
     async def main() -> list[Reply]:
-        async with serving(silent) as url, Transport(Wire(url), concurrency=50, deadline=0.2) as transport:
+        async with serving(silent) as url, Transport(Wire(url), concurrency=50, deadline=1.0) as transport:
             first = [asyncio.create_task(transport.send(PATH, "m", ASKED)) for _ in range(25)]
             started = time.monotonic()
-            await asyncio.wait(first, timeout=0.1)
-            assert time.monotonic() - started < 0.19
+            await asyncio.wait(first, timeout=0.5)
+            assert time.monotonic() - started < 0.95
             second = [transport.send(PATH, "m", ASKED) for _ in range(25)]
             return await asyncio.gather(*first, *second)
 
     replies = run(main())
     assert {reply.fault for reply in replies} == {"timeout"}
-    assert all(0.19 < reply.elapsed < 1 for reply in replies)
+    assert all(0.95 < reply.elapsed < 3 for reply in replies)

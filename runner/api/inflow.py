@@ -30,10 +30,8 @@ class Reader(Protocol):
 class Inflow:
     """Bounds the bytes of answers that are in memory, by at most one answer more than `most`.
 
-    `coming` counts those of answers that are not whole yet, `waiting` those that wait to be stored. Where half of
-    the room is taken and some wait, only the answer that is ahead is read on: one that is whole can be worked at
-    meanwhile, several halves cannot. Where all of it is taken, none is until some are stored; and where none waits
-    to be stored, the one ahead.
+    `coming` counts those of answers that are not whole yet, `waiting` those that wait to be stored. Where both are
+    too many, connections read no more until some are stored; and where none are, the answer that is ahead goes on.
     """
 
     def __init__(self, most: int = MOST_BYTES, *, later: Later | None = None) -> None:
@@ -55,13 +53,8 @@ class Inflow:
     def came(self, reader: Reader, size: int) -> None:
         """So many bytes of an answer came over a connection."""
         self.coming += size
-        if self._has_room_for_all or reader in self._held:
-            return
-        if self._ahead is None:
-            self._ahead = reader
-        if reader is not self._ahead or not self._has_room_for_one:
-            self._held[reader] = None
-            reader.pause_reading()
+        if self.coming + self.waiting > self._most:
+            self._hold(reader)
 
     def went(self, reader: Reader, size: int) -> None:
         """The bytes that came over a connection, so many in all, are its no more."""
@@ -81,33 +74,31 @@ class Inflow:
     def nudge(self) -> None:
         """To be told each second: where nothing has come since the last time, one connection more reads on, for the
         server of the one that is ahead may have stopped."""
-        if self.coming == self._seen and self._ahead not in self._held:
+        if self._held and not self.waiting and self.coming == self._seen:
             self._ahead = None
             self._look()
         self._seen = self.coming
 
-    @property
-    def _has_room_for_all(self) -> bool:
-        taken = self.coming + self.waiting
-        return taken <= self._most // 2 or (not self.waiting and taken <= self._most)
-
-    @property
-    def _has_room_for_one(self) -> bool:
-        return not self.waiting or self.coming + self.waiting <= self._most
+    def _hold(self, reader: Reader) -> None:
+        if reader in self._held or reader is self._ahead:
+            return
+        if self._ahead is None and not self.waiting:
+            self._ahead = reader
+            return
+        self._held[reader] = None
+        reader.pause_reading()
 
     def _look(self) -> None:
         """See who may read on."""
         if not self._held:
             return
-        if self._has_room_for_all:
+        if self.coming + self.waiting <= self._most:
             self._ahead = None
             for reader in list(self._held):
                 self._release(reader)
-        elif self._has_room_for_one:
-            if self._ahead is None:
-                self._ahead = next(iter(self._held))
-            if self._ahead in self._held:
-                self._release(self._ahead)
+        elif self._ahead is None and not self.waiting:
+            self._ahead = next(iter(self._held))
+            self._release(self._ahead)
 
     def _release(self, reader: Reader) -> None:
         del self._held[reader]

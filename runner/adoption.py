@@ -20,7 +20,7 @@ from runner.api.account import Account
 from runner.asking import Asking
 from runner.batching import Batching, batch
 from runner.errors import BadInput, Interrupted, NotFinished, UsageError
-from runner.expand import PACKED_ROWS, expand
+from runner.expand import expand
 from runner.job import Job
 from runner.model import RunState, TaskState
 from runner.pricing import Prices
@@ -122,7 +122,7 @@ def _read_input(store: Store, tenure: Tenure, what: Adopt, stop: Stop, emit: Emi
         if this.state in (RunState.INGESTING, RunState.REJECTED):
             runs.move(connection, this.id, RunState.ACTIVE)
         this = runs.get(connection, this.id)
-    while expand(store, tenure, this.id, rows=PACKED_ROWS) is not None:
+    while expand(store, tenure, this.id) is not None:
         _refuse_when_stopped(stop)
     return this
 

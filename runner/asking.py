@@ -26,7 +26,7 @@ from runner.dispatch.pack import Most
 from runner.dispatch.wiring import Wiring
 from runner.endpoints import ENDPOINTS, with_tier
 from runner.errors import Interrupted
-from runner.expand import CHUNK_ROWS, PACKED_ROWS, expand
+from runner.expand import expand
 from runner.job import Job
 from runner.limiter import Limiter, Load
 from runner.model import MODEL_GONE, Call, Reply, Signal
@@ -110,12 +110,10 @@ class _Dispatch:
         self._load = Load()
         self._sharing = Sharing(asking.store.path, asking.tenure.series_id)
         self._settler = self._make_settler()
-        questions = Questions(job)
-        self._rows_at_once = PACKED_ROWS if questions.can_pack else CHUNK_ROWS
         self._feed = Feed(
             asking.store,
             asking.run.id,
-            questions,
+            Questions(job),
             prices,
             more=self._expand,
             has_failed=self._settler.has_failed,
@@ -225,7 +223,8 @@ class _Dispatch:
         signals, settlements = self._settler.settle(ended)
         self._watch.see(signals)
         self._end_turn()
-        return signals, self._writer.submit(tasks.settle, settlements)
+        size = sum(len(reply.body) for _, reply in ended)
+        return signals, self._writer.submit(tasks.settle, settlements, size=size)
 
     def _end_turn(self) -> None:
         if self._watch.is_over(answered=self._settler.tally.answered, now=time.time()):
@@ -238,7 +237,7 @@ class _Dispatch:
     def _expand(self) -> bool:
         asking = self._asking
         try:
-            made = expand(asking.store, asking.tenure, asking.run.id, rows=self._rows_at_once)
+            made = expand(asking.store, asking.tenure, asking.run.id)
         except DiskFull:
             # What is in flight is to be stored still.
             asking.store.release_ballast()

@@ -27,7 +27,7 @@ from runner.preflight import new_models, refuse_boundless
 from runner.pricing import Prices
 from runner.report import summarise
 from runner.stop import Stop
-from runner.store import batches, rows, runs, series, tasks, totals
+from runner.store import answers, batches, rows, runs, series, tasks, totals
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.identity import Identity
@@ -315,9 +315,9 @@ def _price_what_was_unpriced(store: Store, tenure: Tenure, prices: Prices) -> No
     while len(prices):
         with store.write() as connection:
             series.fence(connection, tenure)
-            found = tasks.unpriced(connection, tenure.series_id, after=after, limit=REPRICED_AT_ONCE)
+            found = answers.unpriced(connection, tenure.series_id, after=after, limit=REPRICED_AT_ONCE)
             known = [(prices.cost(one.model, one.tier, one.usage), one.answer_id) for one in found]
-            tasks.set_costs(connection, [(cost, number) for cost, number in known if cost is not None])
+            answers.set_costs(connection, [(cost, number) for cost, number in known if cost is not None])
         if not found:
             return
         after = found[-1].answer_id

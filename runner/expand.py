@@ -9,13 +9,9 @@ from runner.store import series, tasks
 from runner.store.database import Store
 from runner.store.tasks import Expanded
 
-CHUNK_ROWS = 2_000
-PACKED_ROWS = 16_384
-"""Where rows are asked by the pack: each time waits for what is being stored, which is a whole pack then."""
 
-
-def expand(store: Store, tenure: series.Tenure, run_id: int, *, rows: int = CHUNK_ROWS) -> Expanded | None:
-    """Make the tasks of the next rows, so many at a time; None if every row has its task."""
+def expand(store: Store, tenure: series.Tenure, run_id: int) -> Expanded | None:
+    """Make the tasks of the next rows, the more the further it is; None if every row has its task."""
     with store.write() as connection:
         series.fence(connection, tenure)
-        return tasks.expand(connection, run_id=run_id, series_id=tenure.series_id, limit=rows)
+        return tasks.expand(connection, run_id=run_id, series_id=tenure.series_id)

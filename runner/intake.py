@@ -143,7 +143,8 @@ class Intake:
             signals, settlements = settler.settle(ended)
             for signal in signals:
                 self._told(signal)
-            return settlements, self._writer.submit(tasks.settle, settlements)
+            size = sum(len(reply.body) for _, reply in ended)
+            return settlements, self._writer.submit(tasks.settle, settlements, size=size)
 
         return settle
 

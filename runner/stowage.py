@@ -20,7 +20,7 @@ from runner.dispatch.batch_life import Life
 from runner.dispatch.batches import Room
 from runner.dispatch.shard import Group, Nothing, RefusedLine, Shards, Written
 from runner.errors import BudgetReached
-from runner.expand import PACKED_ROWS, expand
+from runner.expand import expand
 from runner.model import Outcome, TaskState
 from runner.pricing import usd
 from runner.provider import Provider
@@ -120,7 +120,7 @@ class Stowage:
     def _next_group(self, besides: frozenset[Group]) -> Group | None:
         asking = self._asking
         while not self._expanded:
-            self._expanded = expand(asking.store, asking.tenure, asking.run.id, rows=PACKED_ROWS) is None
+            self._expanded = expand(asking.store, asking.tenure, asking.run.id) is None
         return self._shards.first(besides)
 
     def _has_room(self, group: Group) -> bool:

@@ -182,7 +182,7 @@ class Collecting:
             self._count(settlements)
 
     def _count(self, settlements: Sequence[Settlement]) -> None:
-        self._settled += len(settlements)
+        self._settled += sum(one.tasks for one in settlements)
         answers = [one.answer for one in settlements if one.answer is not None]
         usages = [one.usage for one in answers if one.usage is not None]
         self._usage = [sum(tokens) for tokens in zip(self._usage, *usages, strict=True)]

@@ -32,7 +32,7 @@ from runner.pricing import Prices
 from runner.settle import lines
 from runner.settle.alike import Alike
 from runner.settle.ended import Ended
-from runner.settle.packed import PackReader, refuses_base64
+from runner.settle.packed import PackReader, refuses_base64, spans
 from runner.settle.stops import in_short, stop_for
 from runner.settle.tally import Tally
 from runner.store.clock import moment, now
@@ -200,16 +200,17 @@ class Settler:
     def _answered(self, one: Ended, answer: Answer, bad: frozenset[int]) -> Signal:
         call, kept = one.call, one.kept
         fault = self._take_in(call, answer, None if kept is None else kept.cost, len(call.asked) - len(bad))
-        for item, asked in enumerate(call.asked):
-            if item not in bad:
-                one.end(
-                    asked,
-                    TaskState.ANSWERED,
-                    asked.attempts + 1,
-                    item=item,
-                    finish_reason=answer.finish_reason,
-                    fault=fault,
-                )
+        for item, tasks in spans(call.asked, besides=bad):
+            asked = call.asked[item]
+            one.end(
+                asked,
+                TaskState.ANSWERED,
+                asked.attempts + 1,
+                item=item,
+                finish_reason=answer.finish_reason,
+                fault=fault,
+                tasks=tasks,
+            )
         if bad:
             one.finding = Finding(
                 Kind.AMBIGUOUS,

@@ -36,8 +36,10 @@ class Ended:
         fault: str | None = None,
         is_error: bool = False,
         wait: float = 0.0,
+        tasks: int = 1,
     ) -> None:
-        """This task goes there. The first to end brings the answer, if there is one to keep."""
+        """This task goes there, and so many in all that are numbered after it. The first to end brings the answer, if
+        there is one to keep."""
         finding, kept = self.finding, self.kept
         self.kept = None
         self.written.append(
@@ -57,6 +59,7 @@ class Ended:
                 fault,
                 orjson.dumps(_error(finding, attempts)).decode() if is_error else None,
                 kept,
+                tasks,
             )
         )
 

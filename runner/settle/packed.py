@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence, Set
 
 from runner import vectors
 from runner.endpoints import BadAnswer, embeddings
-from runner.model import Answer, Call, Finding
+from runner.model import Answer, Asked, Call, Finding
 
 _ABOUT_BASE64 = re.compile(r"encoding_format|base64", re.IGNORECASE)
 
@@ -42,3 +43,18 @@ class PackReader:
 def refuses_base64(call: Call, finding: Finding) -> bool:
     """Whether the server refuses vectors as base64, which was our asking and not the row's."""
     return call.added_base64 and _ABOUT_BASE64.search(finding.message) is not None
+
+
+def spans(asked: Sequence[Asked], *, besides: Set[int]) -> Iterator[tuple[int, int]]:
+    """The places of the tasks of a packed call `besides` those named, as their first and how many follow it: those
+    that are numbered one after another, and have failed as often, are one span."""
+    count = 0
+    for place, one in enumerate(asked):
+        before = asked[place - 1]
+        goes_on = count and one.task_id == before.task_id + 1 and one.attempts == before.attempts
+        if count and not (goes_on and place not in besides):
+            yield place - count, count
+            count = 0
+        count += place not in besides
+    if count:
+        yield len(asked) - count, count

@@ -1,13 +1,16 @@
-"""Answers: the stored bodies that many rows share, read a part at a time."""
+"""Answers: the stored bodies that many rows share, read a part at a time; and those that have no price yet."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from sqlalchemy import Connection
+
+from runner.model import Usage
 
 _AT_ONCE = 2**20
 
@@ -43,3 +46,30 @@ class SharedBody:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Unpriced(NamedTuple):
+    """An answer whose usage is known and whose cost is not."""
+
+    answer_id: int
+    model: str
+    tier: str | None
+    usage: Usage
+
+
+def unpriced(connection: Connection, series_id: int, *, after: int, limit: int) -> list[Unpriced]:
+    """Some of the answers of a series that could not be priced when they came, from the id `after` on."""
+    found = connection.exec_driver_sql(
+        "SELECT answer.id, answer.model, tier, input_tokens, cached_input_tokens, cache_write_tokens,"
+        " output_tokens, reasoning_tokens, total_tokens FROM call JOIN answer ON answer.call_id = call.id"
+        " WHERE call.run_id IN (SELECT id FROM run WHERE series_id = ?) AND answer.id > ? AND cost IS NULL"
+        " AND input_tokens IS NOT NULL AND answer.model IS NOT NULL ORDER BY answer.id LIMIT ?",
+        (series_id, after, limit),
+    )
+    return [Unpriced(one[0], one[1], one[2], Usage(*one[3:])) for one in found]
+
+
+def set_costs(connection: Connection, costs: Sequence[tuple[int, int]]) -> None:
+    """Give answers the costs, in pico-dollars, that they had none of: (cost, answer id)."""
+    if costs:
+        connection.exec_driver_sql("UPDATE answer SET cost = ? WHERE id = ? AND cost IS NULL", list(costs))

@@ -17,8 +17,11 @@ from sqlalchemy import Connection
 FEW_ROWS = 64
 """Each count of rows below it is a statement of its own, which the driver keeps prepared."""
 
-MANY_ROWS = 1_024
-"""The most rows of one statement: of 31 values each, which is as many as SQLite takes."""
+MANY_ROWS = (2_048, 1_024, 512, 256, 128, FEW_ROWS)
+"""So many rows go into one statement, from the most down to few, so that any count takes few statements."""
+
+MOST_VALUES = 32_766
+"""As many as one statement of SQLite takes."""
 
 
 def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
@@ -62,10 +65,12 @@ def _driver(connection: Connection) -> sqlite3.Connection:
 
 def _parts(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[object]]]:
     place = 0
-    while place < len(rows):
-        count = MANY_ROWS if len(rows) - place >= MANY_ROWS else FEW_ROWS
-        yield rows[place : place + count]
-        place += count
+    for count in MANY_ROWS:
+        while len(rows) - place >= count and count * len(rows[0]) <= MOST_VALUES:
+            yield rows[place : place + count]
+            place += count
+    if place < len(rows):
+        yield rows[place:]
 
 
 @lru_cache(maxsize=512)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
-from runner.store import bulk
+from runner.store import bulk, spans
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
@@ -23,6 +23,9 @@ _TEXT = MappingProxyType({one: one.value for one in (*TaskState, *Outcome)})
 """The states and outcomes as plain text, which the driver takes sooner."""
 
 _UNKNOWN = (None,) * 6
+
+LEAST_ROWS, MOST_ROWS = 2_000, 65_536
+"""So many rows are made into tasks at a time: the most take half a second where there are a million."""
 
 
 class Ready(NamedTuple):
@@ -69,8 +72,9 @@ class NewAnswer(NamedTuple):
 
 
 class Settlement(NamedTuple):
-    """How a call ended for one task, and where the task goes. Of the tasks of a packed call the first brings the
-    answer, and all of them are settled in one transaction."""
+    """How a call ended for one task, and where the task goes; or for so many `tasks` that are numbered one after
+    another, as their items are. Of the tasks of a packed call the first brings the answer, and all of them are
+    settled in one transaction."""
 
     call_id: int
     task_id: int
@@ -87,6 +91,7 @@ class Settlement(NamedTuple):
     fault: str | None = None
     error: str | None = None
     answer: NewAnswer | None = None
+    tasks: int = 1
 
 
 class Expanded(NamedTuple):
@@ -96,32 +101,38 @@ class Expanded(NamedTuple):
     asked: int
 
 
-def expand(connection: Connection, *, run_id: int, series_id: int, limit: int) -> Expanded | None:
-    """Make the tasks that the run's next rows need; None if no row is left.
+def expand(connection: Connection, *, run_id: int, series_id: int, limit: int = MOST_ROWS) -> Expanded | None:
+    """Make the tasks that the run's next rows need: of as many rows as have theirs, `limit` at most. None if no row is
+    left.
 
     A question that the series has been answered, or has under way in a batch, is left as it is; one that failed
     or waited for an earlier run is asked for this one. What was held stays held.
     """
     at = int(connection.exec_driver_sql("SELECT expanded_to FROM run WHERE id = ?", (run_id,)).scalar_one())
-    first, last = max(at, row_id(run_id, 0)), row_id(run_id, (1 << LINE_BITS) - 1)
+    first, last = row_id(run_id, 0), row_id(run_id, (1 << LINE_BITS) - 1)
+    at = max(at, first)
+    # Hashes lie anywhere in their index: the more of them are added in its order, the fewer of its pages each costs.
+    limit = min(limit, max(LEAST_ROWS, at - first))
     upto, rows = connection.exec_driver_sql(
         "SELECT max(id), count(hash) FROM"
         " (SELECT id, CASE WHEN fault IS NULL THEN hash END AS hash FROM row WHERE id > ? AND id <= ?"
         "  ORDER BY id LIMIT ?)",
-        (first, last, limit),
+        (at, last, limit),
     ).one()
     if upto is None:
         return None
+    newest = connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM task").scalar_one()
+    # The tasks themselves lie as their rows do, for so they are asked.
     asked = connection.exec_driver_sql(
-        "INSERT INTO task (series_id, hash, occurrence, run_id, row_id, state, due_at)"
-        " SELECT ?, hash, occurrence, ?, id, 'ready', ? FROM row"
-        " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL ORDER BY id"
+        "INSERT INTO task (id, series_id, hash, occurrence, run_id, row_id, state, due_at)"
+        " SELECT id + ?, ?, hash, occurrence, ?, id, 'ready', ? FROM row"
+        " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL ORDER BY hash, id"
         " ON CONFLICT (series_id, hash, occurrence) DO UPDATE SET run_id = excluded.run_id,"
         " row_id = excluded.row_id, due_at = excluded.due_at, attempts = 0, fault = NULL,"
         " error = CASE task.state WHEN 'held' THEN task.error END,"
         " state = CASE task.state WHEN 'held' THEN 'held' ELSE 'ready' END"
         " WHERE task.run_id <> excluded.run_id AND task.state IN ('ready', 'held', 'failed')",
-        (series_id, run_id, now(), first, upto),
+        (newest - at, series_id, run_id, now(), at, upto),
     ).rowcount
     connection.exec_driver_sql("UPDATE run SET expanded_to = ? WHERE id = ?", (upto, run_id))
     return Expanded(rows, asked)
@@ -178,14 +189,21 @@ def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
         "INSERT INTO call (run_id, epoch, sent_at, reserved) VALUES {rows}",
         [(one.run_id, one.epoch, sent_at, one.reserved) for one in claims],
     )
-    moves = [(first + n, task_id) for n, one in enumerate(claims) for task_id in one.task_ids]
-    moved = bulk.run(
+    moves: list[tuple[int, int]] = []
+    moved = 0
+    for n, one in enumerate(claims):
+        found = spans.of(one.task_ids) if len(one.task_ids) > 1 else []
+        if found:
+            moved += spans.claim(connection, first + n, found)
+        else:
+            moves += [(first + n, task_id) for task_id in one.task_ids]
+    moved += bulk.run(
         connection,
         "UPDATE task SET state = 'in_flight', call_id = new.column1 FROM (VALUES {rows}) AS new"
         " WHERE task.id = new.column2 AND task.state = 'ready'",
         moves,
     )
-    _expect(moved, len(moves), "claim")
+    _expect(moved, sum(len(one.task_ids) for one in claims), "claim")
     return [first + n for n in range(len(claims))]
 
 
@@ -207,25 +225,30 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         )
     attempts: list[tuple[object, ...]] = []
     moves: list[tuple[object, ...]] = []
-    answer_id, answered_call = None, 0
+    answer_id, answered_call, moved = None, 0, 0
     for one in settlements:
         (
             call_id, task_id, outcome, kind, status, code, request_id, to, due_at, tries, item,
-            finish_reason, fault, error, answer,
+            finish_reason, fault, error, answer, count,
         ) = one  # fmt: skip
         if answer is not None:
             answer_id, answered_call = next_answer, call_id
             next_answer += 1
         kept = answer_id if to == "answered" and call_id == answered_call else None
-        attempts.append((call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at))
-        moves.append((_TEXT[to], due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id))
+        attempt = (call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at)
+        move = (_TEXT[to], due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id)
+        if count == 1:
+            attempts.append(attempt)
+            moves.append(move)
+        else:
+            moved += spans.settle(connection, count, attempt, move)
     bulk.run(
         connection,
         "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
         " VALUES {rows}",
         attempts,
     )
-    moved = bulk.run(
+    moved += bulk.run(
         connection,
         "UPDATE task SET state = new.column1, due_at = new.column2, attempts = new.column3,"
         " answer_id = new.column4, item = new.column5, finish_reason = new.column6, fault = new.column7,"
@@ -234,7 +257,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         " AND task.state IN ('in_flight', 'batched')",
         moves,
     )
-    _expect(moved, len(moves), "settle")
+    _expect(moved, sum(one.tasks for one in settlements), "settle")
 
 
 def recover(connection: Connection, *, series_id: int, to: TaskState, error: str | None) -> int:
@@ -283,33 +306,6 @@ def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence
         (series_id, hash_, occurrence),
     )
     return found.first() is not None
-
-
-class Unpriced(NamedTuple):
-    """An answer whose usage is known and whose cost is not."""
-
-    answer_id: int
-    model: str
-    tier: str | None
-    usage: Usage
-
-
-def unpriced(connection: Connection, series_id: int, *, after: int, limit: int) -> list[Unpriced]:
-    """Some of the answers of a series that could not be priced when they came, from the id `after` on."""
-    found = connection.exec_driver_sql(
-        "SELECT answer.id, answer.model, tier, input_tokens, cached_input_tokens, cache_write_tokens,"
-        " output_tokens, reasoning_tokens, total_tokens FROM call JOIN answer ON answer.call_id = call.id"
-        " WHERE call.run_id IN (SELECT id FROM run WHERE series_id = ?) AND answer.id > ? AND cost IS NULL"
-        " AND input_tokens IS NOT NULL AND answer.model IS NOT NULL ORDER BY answer.id LIMIT ?",
-        (series_id, after, limit),
-    )
-    return [Unpriced(one[0], one[1], one[2], Usage(*one[3:])) for one in found]
-
-
-def set_costs(connection: Connection, costs: Sequence[tuple[int, int]]) -> None:
-    """Give answers the costs, in pico-dollars, that they had none of: (cost, answer id)."""
-    if costs:
-        connection.exec_driver_sql("UPDATE answer SET cost = ? WHERE id = ? AND cost IS NULL", list(costs))
 
 
 def check_answers(connection: Connection) -> tuple[int, int]:

@@ -28,8 +28,11 @@ Verb = Callable[[Connection, Sequence[Item]], Sequence[Result] | None]
 GROUP = 256
 """The most writes of one commit."""
 
-MANY = 256
-"""So many items, those of a packed call, take longer to write than a commit: they wait for no other write."""
+GROUP_BYTES = 8 * 2**20
+"""The most bytes of one commit, or else one write: what it changes is to find room in SQLite's cache."""
+
+MANY, LARGE = 256, 2**20
+"""So many items, or bytes of a packed call, take longer to write than a commit: they wait for no other write."""
 
 BUSY, LINGER = 24, 0.001
 """After a commit of so many items the next waits so many seconds for more to take along: each costs as much as twenty
@@ -40,6 +43,7 @@ of them, and what waits for it is to go to a server that takes a hundred times a
 class _Write(Generic[Item]):
     verb: Verb[Item, Any]
     items: Sequence[Item]
+    size: int
     done: asyncio.Future[Any]
 
 
@@ -57,22 +61,28 @@ class GroupWriter:
         self._on_disk_full = on_disk_full
         self._queue: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
         self._gathered: list[_Write[Any]] = []
+        self._held: _Write[Any] | None = None
         self._committed = 0
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, verb: Verb[Item, Result], items: Sequence[Item]) -> asyncio.Future[Sequence[Result]]:
+    def submit(
+        self, verb: Verb[Item, Result], items: Sequence[Item], *, size: int = 0
+    ) -> asyncio.Future[Sequence[Result]]:
         """Write items by a verb of the store, in one transaction; await what the verb says of each, in order: they
-        are on disk then. A write that was handed in happens, whoever waits for it: a paid answer outlives a
-        cancelled call. What is handed in first is written first."""
+        are on disk then. `size` is about how many bytes that is, where it is many.
+
+        A write that was handed in happens, whoever waits for it: a paid answer outlives a cancelled call. What is
+        handed in first is written first.
+        """
         done: asyncio.Future[Sequence[Result]] = self._loop.create_future()
         if not self._gathered:
             # What is written of ended calls is followed, a turn of the loop later, by the claims of those that take
             # their place: one commit for both.
             self._loop.call_soon(self._loop.call_soon, self._hand_over)
-        self._gathered.append(_Write(verb, items, done))
-        if len(items) >= MANY:
+        self._gathered.append(_Write(verb, items, size, done))
+        if len(items) >= MANY or size >= LARGE:
             self._hand_over()
         return done
 
@@ -96,12 +106,15 @@ class GroupWriter:
             self._queue.put(one)
 
     def _take(self) -> tuple[list[_Write[Any]], bool]:
-        first = self._queue.get()
+        """What is written next, in one transaction, and whether it is the last."""
+        first, self._held = self._held, None
+        if first is None:
+            first = self._queue.get()
+            if self._committed >= BUSY:
+                time.sleep(LINGER)
         if first is None:
             return [], True
-        if self._committed >= BUSY:
-            time.sleep(LINGER)
-        group = [first]
+        group, size = [first], first.size
         while len(group) < GROUP:
             try:
                 one = self._queue.get_nowait()
@@ -109,6 +122,10 @@ class GroupWriter:
                 break
             if one is None:
                 return group, True
+            size += one.size
+            if size > GROUP_BYTES:
+                self._held = one
+                break
             group.append(one)
         return group, False
 

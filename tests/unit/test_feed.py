@@ -390,9 +390,7 @@ def test_rows_are_made_into_tasks_only_where_none_is_ready_and_never_asked_for_i
 
     def more() -> bool:
         with store.write() as connection:
-            made = tasks.expand(
-                connection, run_id=scene.run.id, series_id=scene.tenure.series_id, limit=8_000
-            )
+            made = tasks.expand(connection, run_id=scene.run.id, series_id=scene.tenure.series_id)
         asked.append(made is not None)
         return asked[-1]
 
@@ -406,10 +404,13 @@ def test_rows_are_made_into_tasks_only_where_none_is_ready_and_never_asked_for_i
         estimates=Estimates(),
         most=Most,
     )
+    seen = []
     for _ in range(3):
         assert isinstance(feed.next(), Call)
-        assert asked == [True]
+        seen.append(len(asked))
+    # Of 2,000 rows, then as many again, then twice as many.
+    assert seen == [2, 3, 3]
     assert [len(call.asked) for call in drained(feed)] == [2_048, 808]
-    assert asked == [True, True, False]
+    assert asked == [True] * 4 + [False]
     assert feed.next() == feed.next()
-    assert asked == [True, True, False]
+    assert asked == [True] * 4 + [False]

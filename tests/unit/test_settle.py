@@ -488,14 +488,10 @@ def test_a_packed_answer_is_kept_once_and_each_task_points_into_it() -> None:
     signal = desk.settle(pack(attempts=1), ok(packed_body(VECTORS)))
 
     assert signal.healthy
-    assert [one.to for one in desk.written] == [TaskState.ANSWERED] * 3
-    assert [(one.task_id, one.item, one.attempts, one.finish_reason) for one in desk.written] == [
-        (1, 0, 2, "stop"),
-        (2, 1, 2, "stop"),
-        (3, 2, 2, "stop"),
-    ]
-    first, *others = [one.answer for one in desk.written]
-    assert others == [None, None]
+    [written] = desk.written
+    assert (written.to, written.attempts, written.finish_reason) == (TaskState.ANSWERED, 2, "stop")
+    assert (written.task_id, written.item, written.tasks) == (1, 0, 3)
+    first = written.answer
     assert first is not None
     assert first.items == 3
     assert first.checksum == checksum(first.body)
@@ -513,9 +509,10 @@ def test_a_packed_answer_in_decimals_is_kept_as_it_came() -> None:
     body = float_body(["[0.1,0.2]", "[1,2]", "[-0.5,1e-7]"])
     desk.settle(pack(), ok(body))
 
-    assert [one.to for one in desk.written] == [TaskState.ANSWERED] * 3
-    assert desk.written[0].answer is not None
-    assert desk.written[0].answer.body == body
+    [written] = desk.written
+    assert (written.to, written.tasks) == (TaskState.ANSWERED, 3)
+    assert written.answer is not None
+    assert written.answer.body == body
 
 
 def test_one_text_without_a_usable_vector_is_asked_again_and_the_others_are_answered() -> None:

@@ -4,9 +4,10 @@ import pytest
 from sqlalchemy import create_engine
 
 from runner.store import bulk
-from runner.store.bulk import FEW_ROWS, MANY_ROWS
+from runner.store.bulk import FEW_ROWS, MANY_ROWS, MOST_VALUES
 
-COUNTS = [0, 1, FEW_ROWS, FEW_ROWS + 1, MANY_ROWS - 1, MANY_ROWS, MANY_ROWS + 1, 2 * MANY_ROWS + FEW_ROWS + 3]
+MOST = max(MANY_ROWS)
+COUNTS = [0, 1, FEW_ROWS, FEW_ROWS + 1, MOST - 1, MOST, MOST + 1, 2 * MOST + FEW_ROWS + 3]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -31,12 +32,10 @@ def test_every_row_is_written_once_and_found_in_order(count: int) -> None:
         assert sorted(found) == wanted
 
 
-def test_the_widest_rows_of_a_statement_are_within_what_the_driver_takes() -> None:
-    width = 31
+@pytest.mark.parametrize("width", [2, 10, 15, 16, 31, MOST_VALUES // FEW_ROWS])
+def test_rows_of_any_width_are_within_what_the_driver_takes(width: int) -> None:
     with create_engine("sqlite://").begin() as connection:
         columns = ", ".join(f"c{n}" for n in range(width))
         connection.exec_driver_sql(f"CREATE TABLE t ({columns})")
-        assert (
-            bulk.run(connection, "INSERT INTO t VALUES {rows}", [tuple(range(width))] * MANY_ROWS)
-            == MANY_ROWS
-        )
+        rows = [tuple(range(width))] * (MOST + FEW_ROWS + 1)
+        assert bulk.run(connection, "INSERT INTO t VALUES {rows}", rows) == len(rows)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
-from runner.store import bulk, tasks
+from runner.store import answers, bulk, tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.tasks import Claim, check_answers, checksum
@@ -311,11 +311,11 @@ def test_answers_that_came_without_a_price_are_priced_once(scene: Scene) -> None
     scene.answer(chat_body(), cost=5)
     scene.answer(chat_body(), cost=None, usage=None)
     with scene.store.write() as connection:
-        [one] = tasks.unpriced(connection, scene.tenure.series_id, after=0, limit=10)
+        [one] = answers.unpriced(connection, scene.tenure.series_id, after=0, limit=10)
         assert (one.model, one.usage) == ("m", USAGE)
-        tasks.set_costs(connection, [(9, one.answer_id), (9, 2)])
-        tasks.set_costs(connection, [])
-        assert tasks.unpriced(connection, scene.tenure.series_id, after=0, limit=10) == []
+        answers.set_costs(connection, [(9, one.answer_id), (9, 2)])
+        answers.set_costs(connection, [])
+        assert answers.unpriced(connection, scene.tenure.series_id, after=0, limit=10) == []
 
     assert scene.query("SELECT cost FROM answer ORDER BY id") == [(9,), (5,), (None,)]
 

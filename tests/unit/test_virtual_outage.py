@@ -82,11 +82,11 @@ class Api:
 class Writer(GroupWriter):
     """The real writer, whose thread the virtual clock waits for."""
 
-    def submit(self, verb: Any, items: Any) -> asyncio.Future[Any]:
+    def submit(self, verb: Any, items: Any, *, size: int = 0) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         loop.outside += 1
-        done = super().submit(verb, items)
+        done = super().submit(verb, items, size=size)
         done.add_done_callback(self._is_back)
         return done
 

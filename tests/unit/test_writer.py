@@ -15,7 +15,7 @@ from runner.model import TaskState
 from runner.store import series, tasks
 from runner.store.database import Store
 from runner.store.tasks import Claim
-from runner.store.writer import GROUP, MANY, GroupWriter
+from runner.store.writer import GROUP, GROUP_BYTES, LARGE, MANY, GroupWriter
 
 LIMIT = 20.0
 
@@ -290,8 +290,11 @@ def test_claims_and_answers_of_many_calls(scene: Scene) -> None:
     assert dict(found) == {task: chat_body(str(task)) for task in ids}
 
 
-@pytest.mark.parametrize(("count", "at_once"), [(MANY, True), (MANY - 1, False)])
-def test_a_large_write_waits_for_no_other(scene: Scene, count: int, at_once: bool) -> None:
+@pytest.mark.parametrize(
+    ("count", "size", "at_once"),
+    [(MANY, 0, True), (MANY - 1, 0, False), (1, LARGE, True), (1, LARGE - 1, False)],
+)
+def test_a_large_write_waits_for_no_other(scene: Scene, count: int, size: int, at_once: bool) -> None:
     begun, seen = threading.Event(), []
 
     def write(connection: Connection, items: Sequence[int]) -> None:
@@ -300,10 +303,33 @@ def test_a_large_write_waits_for_no_other(scene: Scene, count: int, at_once: boo
 
     async def work(writer: GroupWriter) -> None:
         first = writer.submit(write, [-1])
-        both = writer.submit(write, list(range(count)))
+        both = writer.submit(write, list(range(count)), size=size)
         # The loop gets no turn here: what is not handed over by now is not before it has one.
         assert begun.wait(LIMIT if at_once else 0.0) is at_once
         await asyncio.gather(first, both)
 
     writing(scene, work)
     assert seen == [-1, *range(count)]
+
+
+def test_no_more_bytes_than_find_room_are_written_in_one_transaction(scene: Scene) -> None:
+    notes, free = Notes(), threading.Event()
+
+    def block(connection: Connection, items: Sequence[str]) -> None:
+        assert free.wait(LIMIT)
+
+    half = GROUP_BYTES // 2
+    sizes = [3 * GROUP_BYTES, 0, GROUP_BYTES, 0, half, half, 1, 0]
+
+    async def work(writer: GroupWriter) -> None:
+        blocked = submit(writer, block, "")
+        written = [writer.submit(notes.write, [str(n)], size=size) for n, size in enumerate(sizes)]
+        free.set()
+        await asyncio.gather(blocked, *written)
+
+    writing(scene, work)
+    assert [text for group in notes.groups for text in group] == list("01234567")
+    for group in notes.groups:
+        assert sum(sizes[int(text)] for text in group) <= GROUP_BYTES or len(group) == 1
+    assert ["0"] in notes.groups
+    assert ["4", "5"] in notes.groups

@@ -23,6 +23,7 @@ from runner.errors import RunnerError, StoreUnusable, UsageError
 from runner.store import faults, upgrade
 from runner.store.ballast import Ballast, free_bytes
 from runner.store.locks import LockFile, lock_folder
+from runner.store.page_cache import PageCache
 from runner.store.place import path_of
 from runner.store.schema import APPLICATION_ID
 
@@ -71,6 +72,7 @@ class Store:
         self._guard = threading.RLock()
         self._lock = LockFile(lock_folder(path) / "store.lock")
         self._ballast: Ballast | None = None
+        self._cache = PageCache(path)
         self._broken: str | None = None
         self._looking = False
         self._writer = _engine(path, WRITE_PRAGMAS, read_only=False)
@@ -148,6 +150,10 @@ class Store:
     def room(self) -> int:
         """How many bytes the disk still takes, what is kept aside included."""
         return free_bytes(self.path.resolve().parent) + (0 if self._ballast is None else self._ballast.size())
+
+    def spare_memory(self) -> None:
+        """Let the system keep no more of the store in memory than what came last: large answers were stored."""
+        self._cache.trim()
 
     def integrity(self) -> list[str]:
         """What SQLite's full check finds wrong; an empty list if nothing."""

@@ -99,6 +99,8 @@ class GroupWriter:
             if group:
                 self._commit(group)
                 self._committed = sum(len(one.items) for one in group)
+                if any(one.size >= LARGE for one in group):
+                    self._store.spare_memory()
 
     def _hand_over(self) -> None:
         gathered, self._gathered = self._gathered, []

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import orjson
 from lean_server import FIGURES
 from measuring import BENCH, Cost, Figure, measure, rate, runner, serving, work
 
-TEXTS, FEW = 100_000, 20_000
+FEW, TEXTS, ALL = 20_000, 100_000, 1_000_000
 DIMENSIONS = 1_536
 MOST_CALLS = 12
 PACK = 2_048
@@ -55,30 +55,20 @@ class Embedded:
     seconds: float
 
 
-def figures(folder: Path, *, texts: int = TEXTS, few: int = FEW) -> Iterator[Figure]:
-    """A job over few short texts, then over many; the bare loop in between, for the machine's mood changes."""
+def figures(folder: Path, *, few: int = FEW, texts: int = TEXTS, all_: int = ALL) -> Iterator[Figure]:
+    """A job over few short texts, then over ever more; the bare loop in between, for the machine's mood changes."""
     with _served(folder) as url, tempfile.TemporaryDirectory(dir=folder) as kept:
-        small = _embed(Path(kept), "few", few, url)
+        small = _embed(Path(kept), few, url)
         yield _calls(small, few)
-        bare = _bare(folder, url)
-        many = _embed(Path(kept), "many", texts, url)
-        again = _bare(folder, url)
-        beside = 2 * BARE_CALLS * PACK / (bare.said["wall"] + again.said["wall"])
-        found = texts / many.seconds
-        yield Figure(
-            "embeddings",
-            f"{texts:,} texts in {len(many.calls)} calls, {DIMENSIONS:,} dimensions: received and stored",
-            f"{found:,.0f}/s ({100 * found / beside:.0f} % of the bare loop), {many.cost.cpu:.1f} s of CPU",
-            f"{RATE:,}/s, or {100 * SHARE:.0f} %",
-            f"bare loop, received and decoded: {_paces(bare, again)}; {few:,} texts: {few / small.seconds:,.0f}/s",
-        )
-        yield Figure(
-            "embeddings",
-            f"peak memory of the run of {texts:,} texts",
-            f"{many.cost.rss:.0f} MB",
-            "",
-            f"{small.cost.rss:.0f} MB for {few:,}; the bare loop {bare.rss:.0f} MB",
-        )
+        bare = [_bare(folder, url)]
+        peaks = [f"{small.cost.rss:.0f} MB for {few:,}"]
+        for count in (texts, all_):
+            run = _embed(Path(kept), count, url)
+            bare.append(_bare(folder, url))
+            yield _stored(run, count, bare[-2:])
+            peaks.append(f"{run.cost.rss:.0f} MB for {count:,}")
+        peaks.append(f"the bare loop {bare[0].rss:.0f} MB")
+        yield Figure("embeddings", "peak memory of these runs", peaks[-2], "", "; ".join(peaks))
         for name, target in (("npy", NPY_RATE), ("jsonl", JSONL_RATE)):
             yield _written(Path(kept), name, texts, target, url)
 
@@ -91,7 +81,8 @@ def _served(folder: Path) -> Iterator[str]:
         yield url
 
 
-def _embed(kept: Path, name: str, texts: int, url: str) -> Embedded:
+def _embed(kept: Path, texts: int, url: str) -> Embedded:
+    name = f"of-{texts}"
     data, job, store = kept / f"{name}.jsonl", kept / f"{name}.yaml", kept / f"{name}.db"
     with data.open("wb") as file:
         for number in range(texts):
@@ -121,9 +112,16 @@ def _bare(folder: Path, url: str, calls: int = BARE_CALLS) -> Cost:
     return measure([str(BENCH / "embeddings.py"), url, str(calls)], folder)
 
 
-def _paces(*bare: Cost) -> str:
+def _stored(run: Embedded, texts: int, bare: Sequence[Cost]) -> Figure:
     paces = sorted(BARE_CALLS * PACK / one.said["wall"] for one in bare)
-    return f"{paces[0]:,.0f} and {paces[-1]:,.0f}/s"
+    found, beside = texts / run.seconds, sum(paces) / len(paces)
+    return Figure(
+        "embeddings",
+        f"{texts:,} texts in {len(run.calls)} calls, {DIMENSIONS:,} dimensions: received and stored",
+        f"{found:,.0f}/s ({100 * found / beside:.0f} % of the bare loop), {run.cost.cpu:.1f} s of CPU",
+        f"{RATE:,}/s, or {100 * SHARE:.0f} %",
+        f"bare loop, received and decoded: {paces[0]:,.0f} and {paces[-1]:,.0f}/s",
+    )
 
 
 def _calls(small: Embedded, few: int) -> Figure:
@@ -132,7 +130,9 @@ def _calls(small: Embedded, few: int) -> Figure:
 
 
 def _written(kept: Path, name: str, texts: int, target: int, url: str) -> Figure:
-    drawn = work("export", [kept / "many.yaml", kept / "many.db", kept / f"drawn.{name}", url], kept)
+    drawn = work(
+        "export", [kept / f"of-{texts}.yaml", kept / f"of-{texts}.db", kept / f"drawn.{name}", url], kept
+    )
     size = (kept / f"drawn.{name}").stat().st_size / 2**20
     return Figure(
         "embeddings",

@@ -1,6 +1,6 @@
-"""What one call costs, all in: the store, the limits and the output; beside a bare client and the official SDK.
+"""What one call costs, all in: the store, the limits and the output; beside bare clients and the official SDK.
 
-    python tests/bench/calls.py bare|sdk URL REQUESTS COUNT
+    python tests/bench/calls.py bare|lean|sdk URL REQUESTS COUNT
 
 asks the first COUNT requests of a file in a process of its own and prints the CPU seconds of the loop.
 """
@@ -34,6 +34,7 @@ def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
     write("short", FEW_CALLS, few)
     with fault_server(folder) as url:
         bare = median(lambda: work("calls", ["bare", url, requests, calls], folder), TIMES).said
+        lean = median(lambda: work("calls", ["lean", url, requests, calls], folder), TIMES).said
         sdk = work("calls", ["sdk", url, requests, SDK_CALLS], folder).said
         start, whole = _run(folder, few, url), _run(folder, requests, url)
     further = calls - FEW_CALLS
@@ -44,6 +45,13 @@ def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
         f"{cost * 1e6:.0f} us of CPU a call, {rate(further, whole.wall - start.wall)}",
         "",
         f"{cost / plain:.1f} x bare aiohttp with uvloop ({plain * 1e6:.0f} us, {rate(calls, bare['wall'])})",
+    )
+    yield Figure(
+        "calls",
+        "the same by runner's transport alone",
+        f"{lean['cpu'] / calls * 1e6:.0f} us of CPU a call, {rate(calls, lean['wall'])}",
+        "",
+        f"{lean['cpu'] / bare['cpu']:.2f} x bare aiohttp with uvloop",
     )
     typed = sdk["cpu"] / SDK_CALLS
     yield Figure(
@@ -96,6 +104,35 @@ async def bare(url: str, bodies: list[bytes]) -> None:
         await _side_by_side(one, bodies)
 
 
+async def lean(url: str, bodies: list[bytes]) -> None:
+    """The same by the transport that the runs use."""
+    from runner.api.transport import Transport
+    from runner.api.wire import Wire
+    from runner.model import Reply
+
+    left, all_came = iter(bodies), asyncio.get_running_loop().create_future()
+    missing = len(bodies)
+    async with Transport(Wire(url), concurrency=CONCURRENCY) as transport:
+
+        def ask_next() -> None:
+            for body in itertools.islice(left, 1):
+                transport.start("/chat/completions", "m", body, landed)
+
+        def landed(reply: Reply | BaseException) -> None:
+            nonlocal missing
+            assert isinstance(reply, Reply)
+            assert reply.status == 200
+            orjson.loads(reply.body)
+            missing -= 1
+            if not missing:
+                all_came.set_result(None)
+            ask_next()
+
+        for _ in range(CONCURRENCY):
+            ask_next()
+        await all_came
+
+
 async def sdk(url: str, bodies: list[bytes]) -> None:
     """The official SDK's typed calls, as its documentation shows them."""
     from openai import AsyncOpenAI
@@ -126,7 +163,7 @@ def main(arguments: list[str]) -> None:
     with Path(path).open("rb") as lines:
         bodies = [orjson.dumps(orjson.loads(line)["body"]) for line in itertools.islice(lines, int(count))]
     cpu, wall = time.process_time(), time.perf_counter()
-    uvloop.run({"bare": bare, "sdk": sdk}[name](url, bodies))
+    uvloop.run({"bare": bare, "lean": lean, "sdk": sdk}[name](url, bodies))
     print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from runner.dispatch.feed import Feed
@@ -125,16 +125,17 @@ class Scene:
         while expand(self.store, self.tenure, (run or self.run).id) is not None:
             pass
 
-    def feed(self, prices: Prices = PRICES) -> Feed:
-        def more() -> bool:
-            return expand(self.store, self.tenure, self.run.id) is not None
+    def more(self) -> bool:
+        """Make the tasks of further rows; False where every row has its task."""
+        return expand(self.store, self.tenure, self.run.id) is not None
 
+    def feed(self, prices: Prices = PRICES, *, more: Callable[[], bool] | None = None) -> Feed:
         return Feed(
             self.store,
             self.run.id,
             Questions(self.job),
             prices,
-            more=more,
+            more=more or self.more,
             has_failed=lambda task_id: False,
             estimates=Estimates(),
             most=Most,

@@ -282,6 +282,24 @@ def job_file(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def embed(job_file: Callable[..., Path]) -> Callable[..., Path]:
+    """`embed(texts, **fields)` writes a job that embeds these texts in eight dimensions."""
+
+    def write(texts: Iterable[str], **fields: Any) -> Path:
+        rows = [{"id": n, "text": text} for n, text in enumerate(texts)]
+        request = {"input": "{{ text }}", "dimensions": 8, **fields.pop("request", {})}
+        job = {
+            "endpoint": "embeddings",
+            "model": "text-embedding-3-small",
+            "keep": ["id"],
+            "request": request,
+        }
+        return job_file(rows, **job | fields)
+
+    return write
+
+
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Forks]:
     """What starts the command in batch mode by a fork, which saves it the imports."""

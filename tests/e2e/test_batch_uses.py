@@ -275,24 +275,11 @@ def test_two_jobs_share_a_store(command, server, tmp_path: Path) -> None:
 # --- vectors
 
 
-@pytest.fixture
-def embed(job_file: JobFile) -> Callable[..., Path]:
-    def write(**fields: Any) -> Path:
-        rows = [{"id": n, "text": f"row=r{n} some words"} for n in range(ROWS)]
-        request = {"input": "{{ text }}", "dimensions": DIMENSIONS}
-        job = {
-            "endpoint": "embeddings",
-            "model": "text-embedding-3-small",
-            "keep": ["id"],
-            "request": request,
-        }
-        return job_file(rows, **job | fields)
-
-    return write
+TEXTS = [f"row=r{n} some words" for n in range(ROWS)]
 
 
 def wanted() -> list[bytes]:
-    return [vector(f"row=r{n} some words", DIMENSIONS) for n in range(ROWS)]
+    return [vector(text, DIMENSIONS) for text in TEXTS]
 
 
 def as_numbers(results: Results) -> None:
@@ -325,7 +312,7 @@ def test_vectors_keep_every_bit(
 ) -> None:
     faults = BatchFaults() if edit is None else BatchFaults().with_edit(edit)
     with FaultServer(batches=faults, batch_time=0.05) as server:
-        ended = command(server, "run", embed(), "-o", tmp_path / name)
+        ended = command(server, "run", embed(TEXTS), "-o", tmp_path / name)
 
         assert ended.code == 0, ended.err
         assert len(server.ledger.creates()) == batches, "the other form is asked for once, and for all"

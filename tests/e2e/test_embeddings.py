@@ -7,11 +7,10 @@ import json
 import signal
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from e2e.conftest import Cli, read_jsonl
 from faultserver import Arrival, Behaviour, FaultServer, Gate, Script, error, ok, server_error
 from faultserver.embeddings import vector
@@ -19,24 +18,6 @@ from faultserver.embeddings import vector
 JobFile = Callable[..., Path]
 DIMENSIONS = 8
 OK = ok()
-
-
-@pytest.fixture
-def embed(job_file: JobFile) -> Callable[..., Path]:
-    """`embed(texts, **fields)` writes a job that embeds these texts in eight dimensions."""
-
-    def write(texts: Iterable[str], **fields: Any) -> Path:
-        rows = [{"id": n, "text": text} for n, text in enumerate(texts)]
-        request = {"input": "{{ text }}", "dimensions": DIMENSIONS, **fields.pop("request", {})}
-        job = {
-            "endpoint": "embeddings",
-            "model": "text-embedding-3-small",
-            "keep": ["id"],
-            "request": request,
-        }
-        return job_file(rows, **job | fields)
-
-    return write
 
 
 def inputs_of(arrival: Arrival) -> list[str]:

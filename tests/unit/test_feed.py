@@ -13,7 +13,6 @@ from runner.dispatch.pack import Most
 from runner.model import Call, Signal, TaskState, Usage
 from runner.pricing import Prices
 from runner.question import Questions, worst_case
-from runner.store import tasks
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.tokens import Estimates
@@ -389,21 +388,10 @@ def test_rows_are_made_into_tasks_only_where_none_is_ready_and_never_asked_for_i
     asked: list[bool] = []
 
     def more() -> bool:
-        with store.write() as connection:
-            made = tasks.expand(connection, run_id=scene.run.id, series_id=scene.tenure.series_id)
-        asked.append(made is not None)
+        asked.append(scene.more())
         return asked[-1]
 
-    feed = Feed(
-        store,
-        scene.run.id,
-        Questions(scene.job),
-        EMBEDDING_PRICES,
-        more=more,
-        has_failed=lambda task_id: False,
-        estimates=Estimates(),
-        most=Most,
-    )
+    feed = scene.feed(EMBEDDING_PRICES, more=more)
     seen = []
     for _ in range(3):
         assert isinstance(feed.next(), Call)

@@ -187,6 +187,9 @@ def test_deliveries_and_a_run_write_side_by_side(listener, store) -> None:
             longest = max(longest, time.monotonic() - before)
     assert [one.result() for one in statuses] == [200] * 20
     assert 0 < longest < 2
+    # What is said of a delivery is said after it was answered, and broken off at the end.
+    for _ in statuses:
+        listener.line('"unknown"')
     assert ended(listener, signal.SIGTERM).count('"unknown"') == 20
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,13 @@ else:
 
 LOOKS = 3
 LOOK_AGAIN = 0.02
+
+NAMED_WITHIN = 50
+"""So many looks, a second in all, until who has just taken a lock has said who it is, on a machine that does much
+else."""
+
+NOTE_BYTES = 512
+"""A note is written as a whole, over the one before: whoever reads it meanwhile finds one of the two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,11 @@ class LockFile:
                 return True
             os.close(descriptor)
 
+    def withdraw_holder(self) -> None:
+        """Say no more who holds the lock: the next who takes it is another."""
+        with suppress(OSError):  # on a full disk there are file systems that refuse even this
+            self._write_note(b"")
+
     def release(self) -> None:
         if self._descriptor is not None:
             _give(self._descriptor)
@@ -118,9 +131,16 @@ class LockFile:
         before = self.read_holder() if run is not None else None
         since = _now() if before is None else before.since
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "run": run}
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, orjson.dumps(note))
+        self._write_note(orjson.dumps(note))
+
+    def name_holder(self) -> Holder | None:
+        """Who holds the lock, waiting a little for the one who has just taken it; None if nobody says so by then."""
+        for look in range(NAMED_WITHIN):
+            if look:
+                time.sleep(LOOK_AGAIN)
+            if (found := self.read_holder()) is not None:
+                return found
+        return None
 
     def read_holder(self) -> Holder | None:
         try:
@@ -143,6 +163,12 @@ class LockFile:
             return False
         finally:
             os.close(descriptor)
+
+    def _write_note(self, note: bytes) -> None:
+        assert self._descriptor is not None
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, note.ljust(NOTE_BYTES))
+        os.ftruncate(self._descriptor, max(NOTE_BYTES, len(note)))
 
     def _open(self) -> int:
         try:
@@ -185,15 +211,16 @@ class SeriesLock:
             raise self._is_another()
 
     def _is_another(self) -> SeriesLocked:
-        holder = self._file.read_holder()
+        holder = self._file.name_holder() or "one that has not said who it is"
         return SeriesLocked(
-            f"Another process is running this series: {holder or 'unknown'}. Wait for it, or stop it with "
+            f"Another process is running this series: {holder}. Wait for it, or stop it with "
             "`runner cancel RUN`; `--if-locked ok` makes this exit code 0."
         )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._file.withdraw_holder()
         self._file.release()
 
     def is_held(self) -> bool:

@@ -98,6 +98,54 @@ def test_a_look_in_passing_does_not_refuse_a_start(tmp_path: Path, monkeypatch: 
     assert LockFile(tmp_path / "a.lock").acquire(wait=False)
 
 
+def test_who_has_just_taken_the_lock_is_waited_for_until_it_says_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = SeriesLock(tmp_path / "s.db", DIGEST)
+    assert lock._file.acquire(wait=False)
+    monkeypatch.setattr("runner.store.locks.time.sleep", lambda seconds: lock._file.write_holder())
+
+    with pytest.raises(SeriesLocked, match=rf"process {os.getpid()} on "):
+        SeriesLock(tmp_path / "s.db", DIGEST).refuse_if_held()
+    lock._file.release()
+
+
+def test_who_never_says_who_it_is_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = SeriesLock(tmp_path / "s.db", DIGEST)
+    assert lock._file.acquire(wait=False)
+    monkeypatch.setattr("runner.store.locks.time.sleep", lambda seconds: None)
+
+    with pytest.raises(SeriesLocked, match="series: one that has not said who it is"):
+        SeriesLock(tmp_path / "s.db", DIGEST).__enter__()
+    lock._file.release()
+
+
+def test_who_had_the_lock_before_is_not_taken_for_who_has_it(tmp_path: Path) -> None:
+    with SeriesLock(tmp_path / "s.db", DIGEST):
+        pass
+    lock = SeriesLock(tmp_path / "s.db", DIGEST)
+    assert lock._file.acquire(wait=False)
+    assert lock.holder() is None
+    lock._file.release()
+
+
+def test_a_note_is_never_read_in_part(tmp_path: Path) -> None:
+    lock = SeriesLock(tmp_path / "s.db", DIGEST)
+    with lock:
+        done = threading.Event()
+
+        def write() -> None:
+            for number in range(2_000):
+                lock.name_run("run" * (1 + number % 20))
+            done.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not done.is_set():
+            assert lock._file.read_holder() is not None
+        thread.join()
+
+
 def test_a_lock_file_that_was_deleted_is_locked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.lock"
     opened, real = [], LockFile._open

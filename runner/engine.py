@@ -26,6 +26,7 @@ from runner.model import RunState, TaskState
 from runner.preflight import new_models, refuse_boundless
 from runner.pricing import Prices
 from runner.report import summarise
+from runner.stack import roomy
 from runner.stop import Stop
 from runner.store import answers, batches, rows, runs, series, tasks, totals
 from runner.store.clock import now
@@ -96,6 +97,7 @@ class Finished:
     this_start: dict[str, Any]
 
 
+@roomy
 def run(start: Start, *, stop: Stop, emit: Emit) -> Finished:
     """Do what is left of a run, and write its output. A RunnerError says why it ended before its end."""
     refuse_matrix(start.job, start.output)

@@ -2,65 +2,90 @@
 
     python tests/bench/calls.py bare|lean|sdk URL REQUESTS COUNT
 
-asks the first COUNT requests of a file in a process of its own and prints the CPU seconds of the loop.
+asks the first COUNT requests of a file in a process of its own.
+
+What is told is what a further call costs: the difference between many calls and few, each in a whole process, for the
+runner and the others alike.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
+import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from inputs import write
-from measuring import Cost, Figure, fault_server, median, rate, runner, work
+from measuring import Cost, Figure, fault_server, runner, work
 
-CALLS = 5_000
+CALLS = 20_000
 FEW_CALLS = 200
-SDK_CALLS = 500
+SDK_CALLS = 700
 CONCURRENCY = 64
 TIMES = 3
 
 
+@dataclass(frozen=True, slots=True)
+class Further:
+    """What each further call takes: seconds of CPU and of wall clock."""
+
+    cpu: float
+    wall: float
+
+    @classmethod
+    def between(cls, few: Cost, many: Cost, calls: int) -> Further:
+        return cls((many.cpu - few.cpu) / calls, (many.wall - few.wall) / calls)
+
+    def __str__(self) -> str:
+        return f"{self.cpu * 1e6:.0f} us of CPU a call, {1 / self.wall:,.0f}/s"
+
+
 def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
-    """A run of small chat calls, and the same of few: the difference is what a further call costs."""
+    """A run of small chat calls, beside the same calls by others: each a few times in turn, as the machine's speed
+    drifts."""
     requests, few = folder / "short.jsonl", folder / "few.jsonl"
     write("short", calls, requests)
     write("short", FEW_CALLS, few)
+    starts: list[Cost] = []
+    wholes: list[Cost] = []
+    found: dict[str, list[Further]] = {"runner": [], "bare": [], "lean": [], "sdk": []}
     with fault_server(folder) as url:
-        bare = median(lambda: work("calls", ["bare", url, requests, calls], folder), TIMES).said
-        lean = median(lambda: work("calls", ["lean", url, requests, calls], folder), TIMES).said
-        sdk = work("calls", ["sdk", url, requests, SDK_CALLS], folder).said
-        start, whole = _run(folder, few, url), _run(folder, requests, url)
-    further = calls - FEW_CALLS
-    cost, plain = (whole.cpu - start.cpu) / further, bare["cpu"] / calls
+        for _ in range(TIMES):
+            for name, count in (("bare", calls), ("lean", calls), ("sdk", SDK_CALLS)):
+                short, long = (work("calls", [name, url, requests, n], folder) for n in (FEW_CALLS, count))
+                found[name].append(Further.between(short, long, count - FEW_CALLS))
+            starts.append(_run(folder, few, url))
+            wholes.append(_run(folder, requests, url))
+            found["runner"].append(Further.between(starts[-1], wholes[-1], calls - FEW_CALLS))
+    ours, bare, lean, sdk = (_middle(found[name]) for name in ("runner", "bare", "lean", "sdk"))
+    ratios = [one.cpu / other.cpu for one, other in zip(found["runner"], found["bare"], strict=True)]
     yield Figure(
         "calls",
         f"{calls:,} small chat calls, {CONCURRENCY} at once",
-        f"{cost * 1e6:.0f} us of CPU a call, {rate(further, whole.wall - start.wall)}",
+        str(ours),
         "",
-        f"{cost / plain:.1f} x bare aiohttp with uvloop ({plain * 1e6:.0f} us, {rate(calls, bare['wall'])})",
+        f"{statistics.median(ratios):.2f} x bare aiohttp with uvloop ({bare})",
     )
     yield Figure(
         "calls",
         "the same by runner's transport alone",
-        f"{lean['cpu'] / calls * 1e6:.0f} us of CPU a call, {rate(calls, lean['wall'])}",
+        str(lean),
         "",
-        f"{lean['cpu'] / bare['cpu']:.2f} x bare aiohttp with uvloop",
+        f"{lean.cpu / bare.cpu:.2f} x bare aiohttp with uvloop",
     )
-    typed = sdk["cpu"] / SDK_CALLS
     yield Figure(
         "calls",
         "the same by the official SDK's typed calls",
-        f"{typed * 1e6:.0f} us of CPU a call, {rate(SDK_CALLS, sdk['wall'])}",
+        str(sdk),
         "",
-        f"{typed / cost:.1f} x runner's",
+        f"{sdk.cpu / ours.cpu:.1f} x runner's",
     )
+    start, whole = (sorted(costs, key=lambda cost: cost.cpu)[TIMES // 2] for costs in (starts, wholes))
     yield Figure(
         "calls",
         f"the whole run of {FEW_CALLS} calls, imports included",
@@ -77,16 +102,16 @@ def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
     )
 
 
+def _middle(found: Sequence[Further]) -> Further:
+    return sorted(found, key=lambda one: one.cpu)[len(found) // 2]
+
+
 def _run(folder: Path, requests: Path, url: str) -> Cost:
-    """The run of median CPU time among several, each with a store of its own."""
-
-    def once() -> Cost:
-        with tempfile.TemporaryDirectory(dir=folder) as kept:
-            command = ["run", str(requests), "-o", f"{kept}/out.jsonl", "--base-url", url, "--quiet"]
-            command += ["--store", f"sqlite:///{kept}/store.db", "--concurrency", str(CONCURRENCY)]
-            return runner(command, folder)
-
-    return median(once, TIMES)
+    """A run with a store of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as kept:
+        command = ["run", str(requests), "-o", f"{kept}/out.jsonl", "--base-url", url, "--quiet"]
+        command += ["--store", f"sqlite:///{kept}/store.db", "--concurrency", str(CONCURRENCY)]
+        return runner(command, folder)
 
 
 async def bare(url: str, bodies: list[bytes]) -> None:
@@ -162,9 +187,7 @@ def main(arguments: list[str]) -> None:
     name, url, path, count = arguments
     with Path(path).open("rb") as lines:
         bodies = [orjson.dumps(orjson.loads(line)["body"]) for line in itertools.islice(lines, int(count))]
-    cpu, wall = time.process_time(), time.perf_counter()
     uvloop.run({"bare": bare, "lean": lean, "sdk": sdk}[name](url, bodies))
-    print(json.dumps({"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}))
 
 
 if __name__ == "__main__":

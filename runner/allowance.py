@@ -47,18 +47,15 @@ class Allowance:
 
     def reserve(self, call: Call) -> bool:
         """Set the worst case of a call aside; False if the budget, or the disk, has no room for it now."""
-        self._is_full = not self._has_room(call)
+        # Whether the disk takes what this call and those in flight may bring: else it would be paid in vain.
+        wanted = (self._unsaved() + len(call.asked)) * (self._largest or FIRST_BYTES)
+        self._is_full = wanted > SMALL and wanted > self._room()
         if self._is_full:
             return False
         if self._budget.limit is not None and call.worst_case is None:
             self._boundless = call
             return False
         return self._budget.reserve(call.worst_case or 0)
-
-    def _has_room(self, call: Call) -> bool:
-        """Whether the disk takes what this call and those in flight may bring: else it would be paid in vain."""
-        wanted = (self._unsaved() + len(call.asked)) * (self._largest or FIRST_BYTES)
-        return wanted <= SMALL or wanted <= self._room()
 
     def reached(self) -> RunnerError:
         """Why a call was refused that will find no more room later either."""

@@ -27,10 +27,13 @@ class Landing:
 
     def add(self, flight: Flight, reply: Reply) -> None:
         """A call has come back."""
+        size = len(reply.body)
         self._landed.append((flight, reply))
-        self._bytes += len(reply.body)
-        self._wait(len(reply.body))
-        self._arrival.set()
+        if size:
+            self._bytes += size
+            self._wait(size)
+        if len(self._landed) == 1:
+            self._arrival.set()
 
     async def some(self) -> list[tuple[Flight, Reply]]:
         """Those that settle next, a handful at most, once there is one."""
@@ -46,7 +49,8 @@ class Landing:
 
     def stored(self, size: int) -> None:
         """So many bytes of answers are in the store, or never will be."""
-        self._wait(-size)
+        if size:
+            self._wait(-size)
 
     def _take(self) -> list[tuple[Flight, Reply]]:
         count = handful([reply for _, reply in self._landed[:HANDFUL]])
@@ -58,5 +62,5 @@ class Landing:
 
     def _wait(self, size: int) -> None:
         self._waiting += size
-        if size and self._hold is not None:
+        if self._hold is not None:
             self._hold.wait(self._waiting)

@@ -139,6 +139,18 @@ def usage_of(found: object) -> Usage | None:
     return Usage(given, cached, written, produced, reasoning, total)
 
 
+def is_plain(usage: Usage) -> bool:
+    """Whether counts are as they should be, so that `usage_of` would give them as they are."""
+    given, cached, written, produced, reasoning, total = usage
+    return (
+        min(usage) >= 0
+        and 0 < total <= _MOST_TOKENS
+        and total == given + produced
+        and cached + written <= given
+        and reasoning <= produced
+    )
+
+
 def _first(found: dict[str, object], one: str, other: str) -> object:
     value = found.get(one)
     return found.get(other) if value is None else value

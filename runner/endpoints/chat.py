@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
 
 from runner import record
 from runner.endpoints.answer import (
     BadAnswer,
     check_object,
     finish_reason,
+    is_plain,
     load,
     text_or_none,
     usage_of,
@@ -16,10 +20,12 @@ from runner.endpoints.answer import (
 )
 from runner.endpoints.request import choices_of, largest, model_fault, of_value, stream_fault
 from runner.endpoints.tools import drawn
-from runner.model import Answer, Demand
+from runner.model import Answer, Demand, Usage
 from runner.tokens import estimate, of_text
 
 _PER_MESSAGE = 4
+_BESIDE_MESSAGES = frozenset({"tools", "functions", "response_format", "web_search_options", "modalities"})
+"""The fields that add to the input, or make a worst case impossible."""
 _TEXTS = {"text": "text", "refusal": "refusal"}
 
 
@@ -57,6 +63,9 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
             continue
         content = message.get("content")
         tokens += _PER_MESSAGE
+        if len(message) == 2 and "role" in message and isinstance(content, str):
+            tokens += count(content)
+            continue
         if isinstance(content, str):
             tokens += count(content)
         elif content is not None:
@@ -69,14 +78,16 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
             tokens += of_value(message["tool_calls"])
         if message.get("audio"):
             unbounded = unbounded or "audio input"
-    for field in ("tools", "functions", "response_format"):
-        if body.get(field):
-            tokens += of_value(body[field])
+    if not _BESIDE_MESSAGES.isdisjoint(body):
+        for field in ("tools", "functions", "response_format"):
+            if body.get(field):
+                tokens += of_value(body[field])
+        unbounded = unbounded or _unbounded(body)
     return Demand(
-        input_tokens=min(tokens, max(body_bytes, 1)),
-        max_output=largest(body.get("max_completion_tokens"), body.get("max_tokens")),
-        choices=choices_of(body.get("n")),
-        unbounded=unbounded or _unbounded(body),
+        tokens if tokens < body_bytes else max(body_bytes, 1),
+        largest(body.get("max_completion_tokens"), body.get("max_tokens")),
+        choices_of(body.get("n")),
+        unbounded,
     )
 
 
@@ -108,8 +119,82 @@ def _unbounded(body: Mapping[str, object]) -> str | None:
     return None
 
 
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class _Counts(msgspec.Struct, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message
+    finish_reason: Literal["stop", "length", "content_filter"]
+    error: None = None
+
+
+class _Completion(msgspec.Struct, gc=False):
+    object: Literal["chat.completion"]
+    choices: list[_Choice]
+    usage: _Counts
+    model: str | None = None
+    service_tier: str | None = None
+    error: None = None
+
+
+_NO_DETAILS = _Details()
+_USUAL = msgspec.json.Decoder(_Completion)
+
+
 def read(body: bytes, *, forced_tool: bool = False) -> Answer:
     """What the body of a 200 says. Raises BadAnswer where it is no chat completion."""
+    return _read_usual(body) or _read_any(body, forced_tool)
+
+
+def _read_usual(body: bytes) -> Answer | None:
+    """What a body says that holds one text and plausible counts, as nearly all do, at a third of the cost; None for any
+    other."""
+    try:
+        if not body.isascii():
+            body.decode()
+        found = _USUAL.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    choices, counts = found.choices, found.usage
+    if len(choices) != 1:
+        return None
+    inside, made = (
+        counts.prompt_tokens_details or _NO_DETAILS,
+        counts.completion_tokens_details or _NO_DETAILS,
+    )
+    usage = Usage(
+        counts.prompt_tokens,
+        inside.cached_tokens,
+        inside.cache_write_tokens,
+        counts.completion_tokens,
+        made.reasoning_tokens,
+        counts.total_tokens,
+    )
+    if not is_plain(usage):
+        return None
+    choice = choices[0]
+    return Answer(choice.message.content, choice.finish_reason, found.model, found.service_tier, usage)
+
+
+def _read_any(body: bytes, forced_tool: bool) -> Answer:
     found = load(body)
     check_object(found, "chat.completion")
     choices = found.get("choices")

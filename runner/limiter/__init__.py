@@ -150,6 +150,8 @@ class Limiter:
         longest = max(calls, worth)
         if longest > 0:
             self._bound, self._bound_at = "requests" if calls >= worth else "tokens", now + longest
+        if self._paused_until <= now and self._reopening.is_open and self._joined_at == -math.inf:
+            return longest
         joining = self._joined_at + JOINING - now if self._started else 0.0
         return max(longest, self._paused_until - now, self._reopening.wait(now), joining, 0.0)
 

@@ -19,16 +19,13 @@ class Announced:
         self._exhausted: dict[str, float] = {}
         self.changed_at = -math.inf
         """When a limit that was known became another."""
+        self.is_told = False
+        """Whether the server speaks of a limit a minute."""
 
     @property
     def rates(self) -> dict[str, float]:
         """What each limit of a minute comes to a second."""
         return {name: limit.limit / MINUTE for name, limit in self._limits.items() if limit.window == MINUTE}
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the server speaks of a limit a minute."""
-        return any(limit.window == MINUTE for limit in self._limits.values())
 
     def missing(self, quantity: str) -> float | None:
         """How much less is left of a limit than there is of it, as last heard; None if that is not known."""
@@ -69,4 +66,5 @@ class Announced:
             if known is not None and not same:
                 self.changed_at = now
             changed |= known is None or not same or known.window != window
+            self.is_told = any(limit.window == MINUTE for limit in self._limits.values())
         return changed

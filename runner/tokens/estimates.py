@@ -123,7 +123,9 @@ class _Ratio:
 
     def learn(self, given: float, found: float) -> None:
         """For so much that was known, so much was found; `given` is above 0."""
-        ratio = max(self._least, min(found / given, self._most))
+        ratio = found / given
+        if not self._least <= ratio <= self._most:
+            ratio = self._least if ratio < self._least else self._most
         if self._first is None:
             self._follow(given, ratio)
             return
@@ -135,11 +137,15 @@ class _Ratio:
 
     def _follow(self, given: float, ratio: float) -> None:
         value = self.value
-        ratio = max(value / self._spread, min(ratio, value * self._spread + self._slack))
+        least, most = value / self._spread, value * self._spread + self._slack
+        if not least <= ratio <= most:
+            ratio = least if ratio < least else most
         # What came before fades, so that a later stretch of another kind is followed; and one large call among
         # small ones has no more than its share.
         before = (1 - LEAST_GAIN) * self._given
-        weight = min(given, before * MOST_GAIN / (1 - MOST_GAIN))
+        weight = before * MOST_GAIN / (1 - MOST_GAIN)
+        if given < weight:
+            weight = given
         self._given = before + weight
         self.value = value + weight / self._given * (ratio - value)
 

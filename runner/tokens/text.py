@@ -23,9 +23,10 @@ def estimate(text_bytes: int) -> int:
 def of_text(text: str) -> int:
     """The likely tokens of a text, by its scripts; at least 1 unless it is empty."""
     # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
-    encoded = text.encode("utf-8", "surrogatepass")
-    quarters = len(encoded) + _count(encoded, _DIGITS_AND_SIGNS)
-    if len(encoded) > len(text):
+    encoded = text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")
+    size = len(encoded)
+    quarters = 2 * size - len(encoded.translate(None, _DIGITS_AND_SIGNS))
+    if size > len(text):
         # Each of their bytes counts one already: two bytes weigh 2, three 4, four 8.
         quarters += _count(encoded, _FIRST_OF_THREE) + 4 * _count(encoded, _FIRST_OF_FOUR)
     return -(-quarters // 4)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import orjson
 from inputs import write
-from measuring import Cost, Figure, fault_server, runner, work
+from measuring import BENCH, Cost, Figure, runner, serving, work
 
 CALLS = 20_000
 FEW_CALLS = 200
@@ -54,7 +54,7 @@ def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
     starts: list[Cost] = []
     wholes: list[Cost] = []
     found: dict[str, list[Further]] = {"runner": [], "bare": [], "lean": [], "sdk": []}
-    with fault_server(folder) as url:
+    with serving([str(BENCH / "lean_server.py"), "chat"], folder) as url:
         for _ in range(TIMES):
             for name, count in (("bare", calls), ("lean", calls), ("sdk", SDK_CALLS)):
                 short, long = (work("calls", [name, url, requests, n], folder) for n in (FEW_CALLS, count))

@@ -1,11 +1,12 @@
 """A server that costs next to nothing: every answer is built beforehand, and nothing is looked at but the count.
 
+    python tests/bench/lean_server.py chat
     python tests/bench/lean_server.py flight SECONDS CALLS told|silent
     python tests/bench/lean_server.py vectors DIMENSIONS
 
-`flight` answers each chat call so many seconds after it has arrived, and tells how it went once it held so many
-calls; `vectors` answers packs of embeddings at once, in base64. Prints its address first. GET /figures tells what it
-has seen.
+`chat` answers each chat call at once, and tells of no limit. `flight` answers each chat call so many seconds after it
+has arrived, and tells how it went once it held so many calls; `vectors` answers packs of embeddings at once, in base64.
+Prints its address first. GET /figures tells what it has seen.
 """
 
 from __future__ import annotations
@@ -73,6 +74,21 @@ class Peer(asyncio.Protocol):
     def write(self, answer: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(answer)
+
+
+class Chat:
+    """Answers each call at once."""
+
+    def __init__(self) -> None:
+        self._answer = whole(_chat())
+        self._arrived = 0
+
+    def answer(self, peer: Peer, _: bytes) -> None:
+        self._arrived += 1
+        peer.write(self._answer)
+
+    def figures(self) -> dict[str, Any]:
+        return {"arrived": self._arrived}
 
 
 class Flight:
@@ -173,7 +189,7 @@ def _unit(chance: random.Random, dimensions: int) -> list[float]:
     return [value / length for value in values]
 
 
-async def serve(kind: Flight | Vectors) -> None:
+async def serve(kind: Chat | Flight | Vectors) -> None:
     """Serve until the process is ended."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -186,9 +202,12 @@ async def serve(kind: Flight | Vectors) -> None:
 def main(arguments: list[str]) -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if arguments[0] == "flight":
+    kind: Chat | Flight | Vectors
+    if arguments[0] == "chat":
+        kind = Chat()
+    elif arguments[0] == "flight":
         seconds, full, speaks = arguments[1:]
-        kind: Flight | Vectors = Flight(float(seconds), told=speaks == "told", full=int(full))
+        kind = Flight(float(seconds), told=speaks == "told", full=int(full))
     else:
         kind = Vectors(int(arguments[1]))
     uvloop.run(serve(kind))

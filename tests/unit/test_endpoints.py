@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from runner.endpoints import BY_URL, ENDPOINTS, BadAnswer, embeddings, forced_tool
+from runner.endpoints import chat as chat_endpoint
 from runner.endpoints.chat import demand as chat_demand
 from runner.endpoints.responses import demand as responses_demand
 from runner.model import Answer, Usage
@@ -520,3 +524,92 @@ def test_a_responses_request_is_counted_by_its_items() -> None:
     }
     assert responses_demand(body, 10**6, len).input_tokens == 3 + (4 + 2) + (4 + 3) + (4 + 4)
     assert responses_demand({"input": "abcde"}, 10**6, len).input_tokens == 3 + 4 + 5
+
+
+# --- usual chat completions are read in a quicker way ---------------------------------------------------
+
+USUAL = {
+    "object": "chat.completion",
+    "model": "gpt-6-luna",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}],
+    "usage": {
+        "prompt_tokens": 29,
+        "completion_tokens": 5,
+        "total_tokens": 34,
+        "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 1},
+    },
+    "service_tier": "default",
+    "system_fingerprint": None,
+}
+WORDS = [
+    "",
+    "x",
+    "stop",
+    "length",
+    "tool_calls",
+    "\ud800",
+    "é\u2028",
+    "chat.completion",
+    "chat.completion.chunk",
+    "error",
+]
+NUMBERS = [0, 1, 5, 29, -1, 2.0, 10**9, 10**12]
+OTHERS = [None, True, [], {}, ["x"], {"x": 1}, {"code": "x", "message": "y"}]
+ODD = some.sampled_from([*WORDS, *NUMBERS, *OTHERS])
+PLACES: list[tuple[str | int, ...]] = [
+    *((name,) for name in (*USUAL, "error", "id")),
+    *(("choices", 0, name) for name in ("index", "message", "finish_reason", "error", "logprobs")),
+    *(
+        ("choices", 0, "message", name)
+        for name in ("content", "refusal", "tool_calls", "function_call", "audio")
+    ),
+    *(("usage", name) for name in USUAL["usage"]),  # type: ignore[attr-defined]
+    ("usage", "prompt_tokens_details", "cached_tokens"),
+    ("usage", "prompt_tokens_details", "cache_write_tokens"),
+    ("usage", "completion_tokens_details", "reasoning_tokens"),
+]
+"""Where a body can be other than usual."""
+
+
+def read_as(read: Callable[[bytes], Answer], body: bytes) -> object:
+    try:
+        return read(body)
+    except BadAnswer as error:
+        return error.code, error.message, error.failed
+
+
+@given(
+    some.lists(some.tuples(some.sampled_from(PLACES), ODD | some.just(...)), max_size=3), some.integers(-3, 2)
+)
+def test_a_usual_completion_is_read_as_any_other(
+    changes: list[tuple[tuple[str | int, ...], object]], cut: int
+) -> None:
+    body: Any = json.loads(json.dumps(USUAL))
+    for (*way, last), value in changes:
+        holder = body
+        try:
+            for step in way:
+                holder = holder[step]
+            if value is ...:
+                del holder[last]
+            else:
+                holder[last] = value
+        except (KeyError, IndexError, TypeError):
+            continue
+    raw = json.dumps(body, ensure_ascii=cut >= 0).encode("utf-8", "surrogatepass")
+    raw = raw[:cut] if cut < 0 else raw + b" " * cut
+    assert read_as(chat_endpoint.read, raw) == read_as(lambda body: chat_endpoint._read_any(body, False), raw)
+
+
+@pytest.mark.parametrize("bad", [b'"\xff"', b'"a\x01b"', b"01", b"NaN", b'"\\q"', b'"\n"', b"1e999"])
+def test_what_is_no_json_is_none_however_quickly_it_is_read(bad: bytes) -> None:
+    raw = orjson.dumps(USUAL).replace(b'"system_fingerprint":null', b'"system_fingerprint":' + bad)
+    assert read_as(chat_endpoint.read, raw) == read_as(lambda body: chat_endpoint._read_any(body, False), raw)
+
+
+def test_the_usual_completion_is_the_one_that_is_read_quickly() -> None:
+    raw = orjson.dumps(USUAL)
+    assert chat_endpoint._read_usual(raw) == Answer(
+        "Yes.", "stop", "gpt-6-luna", "default", Usage(29, 3, 2, 5, 1, 34)
+    )

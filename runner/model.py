@@ -24,7 +24,8 @@ A run (`RunState`):
         │            └──cancel──▶ CANCELLED ──the same command──▶ ACTIVE
         └──bad lines──▶ REJECTED ──▶ INGESTING
 
-An attempt ends as one `Outcome`. Only AMBIGUOUS can cost twice.
+An attempt ends as one `Outcome`. Only AMBIGUOUS can cost twice. An attempt online that ended OK is written down as its
+answer, which its tasks point to, and as an attempt of its own once `runner retry` lets them point there no more.
 """
 
 from __future__ import annotations

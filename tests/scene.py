@@ -202,6 +202,7 @@ class Scene:
                 finish_reason=reason,
                 fault=fault,
                 answer=answer_of(body, usage, cost, model),
+                noted=False,
             )
         )
         return task_id

@@ -177,6 +177,7 @@ class Settler:
                 fault,
                 None,
                 kept,
+                noted=False,
             )
         )
         return HEALTHY

@@ -60,6 +60,7 @@ class Ended:
                 orjson.dumps(_error(finding, attempts)).decode() if is_error else None,
                 kept,
                 tasks,
+                noted=self.call.in_batch or to is not TaskState.ANSWERED,
             )
         )
 

@@ -206,7 +206,8 @@ def dissolve(connection: Connection, batch_ids: Sequence[int]) -> None:
         )
         connection.exec_driver_sql(
             "DELETE FROM call WHERE batch_id = ? AND NOT EXISTS"
-            " (SELECT 1 FROM attempt WHERE attempt.call_id = call.id)",
+            " (SELECT 1 FROM attempt WHERE attempt.call_id = call.id) AND NOT EXISTS"
+            " (SELECT 1 FROM answer WHERE answer.call_id = call.id)",
             (batch_id,),
         )
         _end(connection, batch_id, "dissolved")

@@ -1,5 +1,5 @@
 """The tables. `series` and `run` say who asks; `row` what came in; `task`, `call`, `attempt` and `answer` what
-was asked, how it was tried, and what was paid for; `batch` what was submitted at once; `artifact` which files a
+was asked, how it was tried in vain, and what was paid for; `batch` what was submitted at once; `artifact` which files a
 series has written.
 
 A row's id is its run's number and its line number in one integer, so that reading by id is reading in input

@@ -34,18 +34,21 @@ def claim(connection: Connection, call_id: int, spans: Sequence[tuple[int, int]]
     )
 
 
-def settle(connection: Connection, count: int, attempt: tuple[object, ...], move: tuple[object, ...]) -> int:
+def settle(
+    connection: Connection, count: int, attempt: tuple[object, ...] | None, move: tuple[object, ...]
+) -> int:
     """Settle so many tasks of a call, as `tasks.settle` does the first of them; how many were as expected. What is
     written of the others differs in their items alone, which are numbered as they are."""
-    call_id, first, outcome, kind, status, code, request_id, ended_at = attempt
-    to, due_at, tries, answer_id, item, finish_reason, fault, error, _, _ = move
+    to, due_at, tries, answer_id, item, finish_reason, fault, error, first, call_id = move
     assert isinstance(first, int)
     span = (first, first + count - 1)
-    connection.exec_driver_sql(
-        "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
-        " SELECT ?, id, ?, ?, ?, ?, ?, ? FROM task WHERE id BETWEEN ? AND ?",
-        (call_id, outcome, kind, status, code, request_id, ended_at, *span),
-    )
+    if attempt is not None:
+        _, _, outcome, kind, status, code, request_id, ended_at = attempt
+        connection.exec_driver_sql(
+            "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
+            " SELECT ?, id, ?, ?, ?, ?, ?, ? FROM task WHERE id BETWEEN ? AND ?",
+            (call_id, outcome, kind, status, code, request_id, ended_at, *span),
+        )
     return connection.exec_driver_sql(
         "UPDATE task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ? + id - ?, finish_reason = ?,"
         " fault = ?, error = ? WHERE id BETWEEN ? AND ? AND call_id = ? AND state IN ('in_flight', 'batched')",

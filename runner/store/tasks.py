@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
-from runner.model import Outcome, TaskState, Usage
+from runner.model import Kind, Outcome, TaskState, Usage
 from runner.store import bulk, spans
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
@@ -74,7 +74,8 @@ class NewAnswer(NamedTuple):
 class Settlement(NamedTuple):
     """How a call ended for one task, and where the task goes; or for so many `tasks` that are numbered one after
     another, as their items are. Of the tasks of a packed call the first brings the answer, and all of them are
-    settled in one transaction."""
+    settled in one transaction. `noted` says that the attempt is written down: of a call that was answered online the
+    answer itself says all that its attempt would, for as long as the task points to it."""
 
     call_id: int
     task_id: int
@@ -92,6 +93,7 @@ class Settlement(NamedTuple):
     error: str | None = None
     answer: NewAnswer | None = None
     tasks: int = 1
+    noted: bool = True
 
 
 class Expanded(NamedTuple):
@@ -229,17 +231,20 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     for one in settlements:
         (
             call_id, task_id, outcome, kind, status, code, request_id, to, due_at, tries, item,
-            finish_reason, fault, error, answer, count,
+            finish_reason, fault, error, answer, count, noted,
         ) = one  # fmt: skip
         if answer is not None:
             answer_id, answered_call = next_answer, call_id
             next_answer += 1
         kept = answer_id if to == "answered" and call_id == answered_call else None
-        attempt = (call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at)
+        attempt = (
+            (call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at) if noted else None
+        )
         move = (_TEXT[to], due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id)
         if count == 1:
-            attempts.append(attempt)
             moves.append(move)
+            if attempt is not None:
+                attempts.append(attempt)
         else:
             moved += spans.settle(connection, count, attempt, move)
     bulk.run(
@@ -282,16 +287,34 @@ def retry(connection: Connection, *, run_id: int, series_id: int, accepted: Sequ
     """
     reasons = accepted or ()
     no_success = "0" if accepted is None else f"task.finish_reason NOT IN ({', '.join('?' * len(reasons))})"
-    return connection.exec_driver_sql(
-        "UPDATE task SET state = 'ready', due_at = ?, attempts = 0, run_id = ?, answer_id = NULL,"
-        " finish_reason = NULL, fault = NULL, error = NULL, row_id = again.row_id"
-        " FROM (SELECT task.id AS id, min(row.id) AS row_id FROM row JOIN task ON task.series_id = ?"
+    again = (
+        "FROM row JOIN task ON task.series_id = ?"
         " AND task.hash = row.hash AND task.occurrence = row.occurrence"
         " WHERE row.id BETWEEN ? AND ? AND row.fault IS NULL"
         " AND (task.state IN ('failed', 'held') OR (task.state = 'answered' AND (task.fault IS NOT NULL"
-        f" OR {no_success}))) GROUP BY task.id) AS again WHERE task.id = again.id",
-        (now(), run_id, series_id, *span(run_id), *reasons),
+        f" OR {no_success})))"
+    )
+    where = (series_id, *span(run_id), *reasons)
+    _note_answered(connection, again, where)
+    return connection.exec_driver_sql(
+        "UPDATE task SET state = 'ready', due_at = ?, attempts = 0, run_id = ?, answer_id = NULL,"
+        " finish_reason = NULL, fault = NULL, error = NULL, row_id = again.row_id"
+        f" FROM (SELECT task.id AS id, min(row.id) AS row_id {again} GROUP BY task.id) AS again"
+        " WHERE task.id = again.id",
+        (now(), run_id, *where),
     ).rowcount
+
+
+def _note_answered(connection: Connection, which: str, where: Sequence[object]) -> None:
+    """Write down the attempts by which tasks were answered that are not to point to their answers any more."""
+    connection.exec_driver_sql(
+        "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
+        " SELECT answer.call_id, task.id, ?, ?, answer.status, '', answer.request_id, answer.received_at"
+        f" FROM (SELECT DISTINCT task.id AS id {which}) AS again JOIN task ON task.id = again.id"
+        " JOIN answer ON answer.id = task.answer_id WHERE NOT EXISTS (SELECT 1 FROM attempt"
+        "  WHERE attempt.call_id = answer.call_id AND attempt.task_id = task.id)",
+        (Outcome.OK.value, Kind.ANSWERED.value, *where),
+    )
 
 
 def checksum(body: bytes) -> bytes:

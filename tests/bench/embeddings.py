@@ -98,7 +98,7 @@ def _embed(kept: Path, texts: int, url: str) -> Embedded:
 
 def _seconds(store: Path) -> float:
     with contextlib.closing(sqlite3.connect(store)) as connection:
-        query = "SELECT (SELECT max(ended_at) FROM attempt) - (SELECT min(sent_at) FROM call)"
+        query = "SELECT (SELECT max(received_at) FROM answer) - (SELECT min(sent_at) FROM call)"
         return float(connection.execute(query).fetchone()[0] / 1e6)
 
 

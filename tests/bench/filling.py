@@ -121,11 +121,6 @@ def _answer_ready(connection: Connection, run_id: int, epoch: int, most: int) ->
         (said.body, said.checksum, said.model, said.tier, said.cost, one.due_at, *ready),
     )
     connection.exec_driver_sql(
-        "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
-        " SELECT id, id, 'ok', 'answered', 200, '', 'req_' || id, ? FROM task WHERE id BETWEEN ? AND ?",
-        (one.due_at, *ready),
-    )
-    connection.exec_driver_sql(
         "UPDATE task SET state = 'answered', attempts = 1, call_id = id, answer_id = id, finish_reason = 'stop'"
         " WHERE id BETWEEN ? AND ?",
         ready,

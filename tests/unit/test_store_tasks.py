@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
-from runner.store import answers, bulk, tasks
+from runner.store import answers, bulk, tasks, totals
 from runner.store.clock import now
 from runner.store.database import Store
 from runner.store.tasks import Claim, check_answers, checksum
@@ -266,6 +266,31 @@ def test_retry_takes_answers_that_are_no_success(
         assert scene.query(
             "SELECT attempts, answer_id, fault, finish_reason, error FROM task WHERE id = 1"
         ) == [(0, None, None, None, None)]
+
+
+def test_what_answered_a_task_is_written_down_once_it_is_asked_again(scene: Scene) -> None:
+    [one, *_] = ready(scene)
+    for again in range(3):
+        [call] = scene.claim(one.task_id)
+        answer = answer_of(chat_body(f"cut {again}"))
+        scene.settle(
+            settlement(
+                call, one.task_id, TaskState.ANSWERED, finish_reason="length", answer=answer, noted=False
+            )
+        )
+        assert scene.query("SELECT count(*) FROM attempt") == [(again,)]
+        for expected in (1, 0):
+            with scene.store.write() as connection:
+                found = tasks.retry(
+                    connection, run_id=scene.run.id, series_id=scene.tenure.series_id, accepted=["stop"]
+                )
+            assert found == expected
+        assert scene.query("SELECT call_id, task_id, outcome, kind, status, request_id FROM attempt")[
+            again:
+        ] == [(call, one.task_id, "ok", "answered", 200, "req_1")]
+    with scene.store.read() as connection:
+        [sums] = totals.asked_again(connection, scene.run.id).values()
+    assert (sums.rows, sums.priced + sums.unpriced) == (0, 3)
 
 
 def test_retry_is_of_one_run(scene: Scene) -> None:

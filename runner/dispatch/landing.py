@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import anyio.lowlevel
-
 from runner.dispatch.flight import HANDFUL, HANDFUL_BYTES, Flight, Hold, handful
 from runner.model import Reply
 
@@ -38,13 +36,13 @@ class Landing:
     async def some(self) -> list[tuple[Flight, Reply]]:
         """Those that settle next, a handful at most, once there is one."""
         if self._landed:
-            await anyio.lowlevel.checkpoint()
+            await asyncio.sleep(0)
         await self._arrival.wait()
         # As long as each turn of the loop brings more: what settles in one go costs less.
         count = 0
         while count < len(self._landed) < HANDFUL and self._bytes <= HANDFUL_BYTES:
             count = len(self._landed)
-            await anyio.lowlevel.checkpoint()
+            await asyncio.sleep(0)
         return self._take()
 
     def stored(self, size: int) -> None:

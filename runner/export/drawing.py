@@ -204,12 +204,12 @@ def usage_of(row: Settled) -> Usage | None:
     if row.input_tokens is None:
         return None
     return Usage(
-        input=row.input_tokens,
-        cached_input=row.cached_input_tokens or 0,
-        cache_write=row.cache_write_tokens or 0,
-        output=row.output_tokens or 0,
-        reasoning=row.reasoning_tokens or 0,
-        total=row.total_tokens or 0,
+        row.input_tokens,
+        row.cached_input_tokens or 0,
+        row.cache_write_tokens or 0,
+        row.output_tokens or 0,
+        row.reasoning_tokens or 0,
+        row.total_tokens or 0,
     )
 
 

@@ -15,7 +15,7 @@ from runner import __version__, retirement
 from runner.api.account import Account
 from runner.errors import RunnerError
 from runner.pricing import Prices
-from runner.store import runs, tasks
+from runner.store import answers, runs
 from runner.store.database import Store
 from runner.store.place import path_of
 
@@ -61,7 +61,7 @@ def check_store(store_url: str) -> list[Check]:
         with Store.read_only(store_url) as store:
             wrong = store.integrity()
             with store.read() as connection:
-                checked, damaged = tasks.check_answers(connection)
+                checked, damaged = answers.check(connection)
     except RunnerError as error:
         return [Check("store", "fail", str(error))]
     if wrong or damaged:

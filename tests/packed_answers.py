@@ -14,7 +14,7 @@ from scene import Scene
 from runner import vectors
 from runner.job import Job
 from runner.model import Usage
-from runner.store.tasks import checksum
+from runner.store.answers import checksum
 
 EMBEDDING = {"input": "{{ t }}"}
 

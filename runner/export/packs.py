@@ -15,10 +15,9 @@ from typing import Self
 from runner import vectors
 from runner.endpoints import embeddings
 from runner.errors import StoreUnusable
-from runner.store.answers import SharedBody
+from runner.store.answers import SharedBody, checksum
 from runner.store.rows import Settled
 from runner.store.runs import Run, line_of
-from runner.store.tasks import checksum
 
 OPEN_AT_ONCE = 128
 """How many packed answers are open at once: rows that follow one another lie in few, those of an edited or deduped

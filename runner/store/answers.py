@@ -1,4 +1,6 @@
-"""Answers: the stored bodies that many rows share, read a part at a time; and those that have no price yet."""
+"""Answers: whether their stored bodies are whole; those that many rows share, read a part at a time; and those that
+have no price yet.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,11 @@ from sqlalchemy import Connection
 from runner.model import Usage
 
 _AT_ONCE = 2**20
+
+
+def checksum(body: bytes) -> bytes:
+    """What tells whether a stored body is still the one that was paid for: BLAKE2b, 16 bytes."""
+    return hashlib.blake2b(body, digest_size=16).digest()
 
 
 class SharedBody:
@@ -30,7 +37,7 @@ class SharedBody:
         return self._blob.read(length)
 
     def checksum(self) -> bytes:
-        """What `tasks.checksum` gives for the whole body."""
+        """What `checksum` gives for the whole body."""
         found = hashlib.blake2b(digest_size=16)
         for start in range(0, self.size, _AT_ONCE):
             found.update(self.part(start, _AT_ONCE))
@@ -46,6 +53,15 @@ class SharedBody:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check(connection: Connection) -> tuple[int, int]:
+    """Hold every stored answer against its checksum: how many there are, and how many are damaged."""
+    count = damaged = 0
+    for body, kept in connection.exec_driver_sql("SELECT body, checksum FROM answer"):
+        count += 1
+        damaged += not isinstance(body, bytes) or checksum(body) != kept
+    return count, damaged
 
 
 class Unpriced(NamedTuple):

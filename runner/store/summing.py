@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from runner.store.tasks import checksum
+from runner.store.answers import checksum
 
 LARGE = 2**20
 """Bytes from which a thread of its own costs less than it saves."""

@@ -5,7 +5,6 @@ Each verb acts only from the legal state, so that a late or repeated write chang
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence, Set
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from sqlalchemy import Connection
 from runner.errors import StoreUnusable
 from runner.model import Kind, Outcome, TaskState, Usage
 from runner.store import bulk, spans
+from runner.store.answers import checksum
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
@@ -317,11 +317,6 @@ def _note_answered(connection: Connection, which: str, where: Sequence[object]) 
     )
 
 
-def checksum(body: bytes) -> bytes:
-    """What tells whether a stored body is still the one that was paid for: BLAKE2b, 16 bytes."""
-    return hashlib.blake2b(body, digest_size=16).digest()
-
-
 def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence: int) -> bool:
     """Whether the series has been answered this question already."""
     found = connection.exec_driver_sql(
@@ -329,15 +324,6 @@ def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence
         (series_id, hash_, occurrence),
     )
     return found.first() is not None
-
-
-def check_answers(connection: Connection) -> tuple[int, int]:
-    """Hold every stored answer against its checksum: how many there are, and how many are damaged."""
-    count = damaged = 0
-    for body, kept in connection.exec_driver_sql("SELECT body, checksum FROM answer"):
-        count += 1
-        damaged += not isinstance(body, bytes) or checksum(body) != kept
-    return count, damaged
 
 
 def _answer_values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:

@@ -26,7 +26,8 @@ from runner.model import (
 )
 from runner.pricing import Prices
 from runner.settle import Policy, Settler
-from runner.store.tasks import Settlement, checksum
+from runner.store.answers import checksum
+from runner.store.tasks import Settlement
 from runner.structured import Checker
 from runner.tokens import Estimates
 

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from runner.store import summing
+from runner.store.answers import checksum
 from runner.store.summing import Summing
-from runner.store.tasks import NewAnswer, checksum
+from runner.store.tasks import NewAnswer
 
 
 @pytest.mark.parametrize("body", [b"", b"a", b"x" * 3_000_000])

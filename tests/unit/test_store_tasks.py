@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from runner.errors import StoreUnusable
 from runner.model import Outcome, TaskState, Usage
 from runner.store import answers, bulk, tasks, totals
+from runner.store.answers import checksum
 from runner.store.clock import now
 from runner.store.database import Store
-from runner.store.tasks import Claim, check_answers, checksum
+from runner.store.tasks import Claim
 
 
 @pytest.fixture
@@ -306,9 +307,9 @@ def test_damaged_bodies_are_found(scene: Scene) -> None:
     for text in "abc":
         scene.answer(chat_body(text))
     with scene.store.write() as connection:
-        assert check_answers(connection) == (3, 0)
+        assert answers.check(connection) == (3, 0)
         connection.exec_driver_sql("UPDATE answer SET body = x'00' WHERE id = 2")
-        assert check_answers(connection) == (3, 1)
+        assert answers.check(connection) == (3, 1)
 
 
 def test_numbers_are_not_given_twice_by_two_processes(scene: Scene) -> None:

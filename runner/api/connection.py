@@ -110,14 +110,16 @@ class Connection(asyncio.Protocol):
         `head` lacks the value of its last header, Content-Length. Raises ConnectionResetError, and sends
         nothing, where the connection has ended or something unasked came over it.
         """
-        if self._transport is None or not self.usable:
+        transport = self._transport
+        if transport is None or not self.reusable or transport.is_closing():
             self.abort()
             raise ConnectionResetError("the connection had ended or gone out of step, and nothing was sent")
         self._waiter = waiter
-        if len(body) <= _PART:
-            self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        size = len(body)
+        if size <= _PART:
+            transport.write(b"%b%d\r\n\r\n%b" % (head, size, body))
             return
-        self._transport.write(b"%b%d\r\n\r\n" % (head, len(body)))
+        transport.write(b"%b%d\r\n\r\n" % (head, size))
         self._rest = memoryview(body)
         self._pour()
 
@@ -279,9 +281,10 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._waiter is None or self._informational:
             return
-        self._size += len(body)
+        size = len(body)
+        self._size += size
         self._chunks.append(body)
-        self._inflow.came(self, len(body))
+        self._inflow.came(self, size)
         if self._size > self._limit:
             self._too_large()
 

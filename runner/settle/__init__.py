@@ -177,7 +177,8 @@ class Settler:
                 fault,
                 None,
                 kept,
-                noted=False,
+                1,
+                False,
             )
         )
         return HEALTHY

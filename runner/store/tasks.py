@@ -327,10 +327,11 @@ def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence
 
 
 def _answer_values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
-    given, cached, written, made, reasoning, total = one.usage or _UNKNOWN
+    status, request_id, body, model, tier, usage, cost, items, _ = one
+    given, cached, written, made, reasoning, total = usage or _UNKNOWN
     return (
-        call_id, one.status, one.request_id, one.body, one.checksum, one.model, one.tier,
-        given, cached, written, made, reasoning, total, one.cost, one.items, at,
+        call_id, status, request_id, body, one.checksum, model, tier,
+        given, cached, written, made, reasoning, total, cost, items, at,
     )  # fmt: skip
 
 

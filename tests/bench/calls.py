@@ -27,7 +27,7 @@ CALLS = 20_000
 FEW_CALLS = 200
 SDK_CALLS = 700
 CONCURRENCY = 64
-TIMES = 3
+TIMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class Further:
 
 def figures(folder: Path, *, calls: int = CALLS) -> Iterator[Figure]:
     """A run of small chat calls, beside the same calls by others: each a few times in turn, as the machine's speed
-    drifts."""
+    drifts, and with a core that is not the server's."""
     requests, few = folder / "short.jsonl", folder / "few.jsonl"
     write("short", calls, requests)
     write("short", FEW_CALLS, few)
     starts: list[Cost] = []
     wholes: list[Cost] = []
     found: dict[str, list[Further]] = {"runner": [], "bare": [], "lean": [], "sdk": []}
-    with serving([str(BENCH / "lean_server.py"), "chat"], folder) as url:
+    with serving([str(BENCH / "lean_server.py"), "chat"], folder, apart=True) as url:
         for _ in range(TIMES):
             for name, count in (("bare", calls), ("lean", calls), ("sdk", SDK_CALLS)):
                 short, long = (work("calls", [name, url, requests, n], folder) for n in (FEW_CALLS, count))

@@ -99,8 +99,10 @@ def median_wall(take: Callable[[], Cost], times: int) -> float:
 
 
 @contextlib.contextmanager
-def serving(arguments: Sequence[str], home: Path) -> Iterator[str]:
-    """A server in another process: the address that its first line of output holds."""
+def serving(arguments: Sequence[str], home: Path, *, apart: bool = False) -> Iterator[str]:
+    """A server in another process: the address that its first line of output holds. Where it is to be `apart`, it has
+    one core, and what is measured meanwhile the others: as at a server elsewhere, neither drives the other from its
+    place."""
     with (home / "server.err").open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -111,6 +113,10 @@ def serving(arguments: Sequence[str], home: Path) -> Iterator[str]:
             stderr=stderr,
             text=True,
         )
+    cores = os.sched_getaffinity(0) if apart and hasattr(os, "sched_getaffinity") else set()
+    if len(cores) > 1:
+        os.sched_setaffinity(process.pid, {max(cores)})
+        os.sched_setaffinity(0, cores - {max(cores)})
     try:
         assert process.stdout is not None
         first = process.stdout.readline()
@@ -119,6 +125,8 @@ def serving(arguments: Sequence[str], home: Path) -> Iterator[str]:
             raise RuntimeError(f"{' '.join(arguments)} said {first!r}:\n{(home / 'server.err').read_text()}")
         yield found[0]
     finally:
+        if len(cores) > 1:
+            os.sched_setaffinity(0, cores)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(10)

@@ -9,7 +9,6 @@ import orjson
 from sqlalchemy import Connection
 
 from runner.errors import LineFault
-from runner.store import bulk
 from runner.store.runs import line_of, span
 
 READING_ENDED = frozenset({"truncated_file", "bomb", "unsupported_file", "encoding"})
@@ -66,7 +65,7 @@ class Settled(NamedTuple):
 def add(connection: Connection, rows: list[NewRow]) -> None:
     """Store rows of a run that is being ingested."""
     # The plain driver: this is the one statement that a million waiting rows cost.
-    bulk.run(connection, "INSERT INTO row (id, key, record, hash, fault) VALUES {rows}", rows)
+    connection.exec_driver_sql("INSERT INTO row (id, key, record, hash, fault) VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def refuse_repeated_keys(connection: Connection, run_id: int) -> int:

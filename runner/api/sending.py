@@ -41,7 +41,6 @@ class Sending:
         """The answer is over: whole where `ending` is None, else as it says. Only the first end counts."""
         if self._landed is None:
             return
-        self._drop(self)
         outcome: Reply | BaseException
         try:
             outcome = self._reply(self, ending)

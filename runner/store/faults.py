@@ -26,7 +26,8 @@ def explain(error: SQLAlchemyError | sqlite3.Error | UnicodeDecodeError, path: P
     if isinstance(cause, UnicodeDecodeError):
         # What the database itself says holds bytes of the file, and they are no text.
         name = "SQLITE_CORRUPT"
-    if name.startswith("SQLITE_FULL"):
+    # The second is said where there is no room for the log's index, before anything is written.
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")):
         return DiskFull(
             f"The disk of the store {path} is full. What was answered is kept. Free some space and run "
             "the same command again."

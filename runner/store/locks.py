@@ -106,8 +106,7 @@ class LockFile:
 
     def withdraw_holder(self) -> None:
         """Say no more who holds the lock: the next who takes it is another."""
-        with suppress(OSError):  # on a full disk there are file systems that refuse even this
-            self._write_note(b"")
+        self._write_note(b"")
 
     def release(self) -> None:
         if self._descriptor is not None:
@@ -166,9 +165,11 @@ class LockFile:
 
     def _write_note(self, note: bytes) -> None:
         assert self._descriptor is not None
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, note.ljust(NOTE_BYTES))
-        os.ftruncate(self._descriptor, max(NOTE_BYTES, len(note)))
+        # A full disk takes none. The lock holds without it, and whatever must be written says what is to be done.
+        with suppress(OSError):
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, note.ljust(NOTE_BYTES))
+            os.ftruncate(self._descriptor, max(NOTE_BYTES, len(note)))
 
     def _open(self) -> int:
         try:

@@ -1,5 +1,6 @@
 """Kernel locks: one holder, told by name, and gone with its process."""
 
+import errno
 import os
 import signal
 import stat
@@ -127,6 +128,21 @@ def test_who_had_the_lock_before_is_not_taken_for_who_has_it(tmp_path: Path) -> 
     assert lock._file.acquire(wait=False)
     assert lock.holder() is None
     lock._file.release()
+
+
+def test_a_full_disk_takes_no_note_and_the_lock_holds_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("runner.store.locks.os.write", full)
+    monkeypatch.setattr("runner.store.locks.time.sleep", lambda seconds: None)
+    with SeriesLock(tmp_path / "s.db", DIGEST) as lock:
+        lock.name_run("run")
+        with pytest.raises(SeriesLocked):
+            SeriesLock(tmp_path / "s.db", DIGEST).refuse_if_held()
+    assert not SeriesLock(tmp_path / "s.db", DIGEST).is_held()
 
 
 def test_a_note_is_never_read_in_part(tmp_path: Path) -> None:

@@ -316,6 +316,7 @@ def test_the_check_after_an_unclean_end_finds_damage(tmp_path: Path) -> None:
 
 ERRORS = {
     "SQLITE_FULL": ("is full", False),
+    "SQLITE_IOERR_SHMSIZE": ("is full", False),
     "SQLITE_IOERR": ("disk of the store", True),
     "SQLITE_IOERR_FSYNC": ("disk of the store", True),
     "SQLITE_IOERR_WRITE": ("disk of the store", True),
@@ -351,7 +352,7 @@ def test_every_error_of_sqlite_becomes_ours(store: Store, name: str, wrapped: bo
 
     assert str(store.path) in str(raised.value)
     assert raised.value.__cause__ is error
-    assert isinstance(raised.value, DiskFull) == (name == "SQLITE_FULL")
+    assert isinstance(raised.value, DiskFull) == (words == "is full")
     if for_good:
         with pytest.raises(StoreUnusable, match=words), store.write():
             pytest.fail("a broken store was written to")

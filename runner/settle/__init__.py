@@ -177,8 +177,7 @@ class Settler:
                 fault,
                 None,
                 kept,
-                1,
-                False,
+                noted=False,
             )
         )
         return HEALTHY

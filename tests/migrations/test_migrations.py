@@ -14,6 +14,7 @@ from sqlalchemy import create_engine
 from runner.errors import BadConfiguration, StoreUnusable
 from runner.export import Outputs, export
 from runner.model import TaskState
+from runner.store import upgrade
 from runner.store.database import Store
 from runner.store.schema import APPLICATION_ID, metadata
 from runner.store.upgrade import SCHEMA_VERSION, migrations_folder
@@ -24,15 +25,15 @@ def statements(path: Path) -> dict[str, str]:
         found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
     # A table that was renamed bears its name in quotes.
-    plain = {name: sql.replace(",", " ").replace('"', "") for name, sql in found if name != "alembic_version"}
+    plain = {name: sql.replace(",", " ").replace('"', "") for name, sql in found}
     return {name: " ".join(sql.split()) for name, sql in plain.items()}
 
 
-def test_migrations_equal_the_schema(tmp_path: Path) -> None:
-    with Store.open(str(tmp_path / "migrated.db")):
+def test_a_new_store_is_what_the_migrations_come_to(tmp_path: Path) -> None:
+    with Store.open(str(tmp_path / "created.db")):
         pass
-    engine = create_engine(f"sqlite:///{tmp_path / 'created.db'}")
-    metadata.create_all(engine)
+    migrate(tmp_path / "migrated.db", SCHEMA_VERSION)
+    engine = create_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"target_metadata": metadata})
         assert compare_metadata(context, metadata) == []
@@ -42,6 +43,33 @@ def test_migrations_equal_the_schema(tmp_path: Path) -> None:
     assert migrated.keys() == created.keys()
     for name, sql in created.items():
         assert sorted(migrated[name].split()) == sorted(sql.split()), name
+    marks = [contents(tmp_path / name)["alembic_version"] for name in ("created.db", "migrated.db")]
+    assert marks[0] == marks[1] == [{"version_num": f"{SCHEMA_VERSION:04}"}]
+
+
+def test_of_two_who_make_a_store_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = upgrade._create
+
+    def late(store: Store) -> None:
+        monkeypatch.setattr(upgrade, "_create", real)
+        with Store.open(str(store.path)):
+            pass
+        real(store)
+
+    monkeypatch.setattr(upgrade, "_create", late)
+    with Store.open(str(tmp_path / "s.db")) as store:
+        assert store.integrity() == []
+        Scene(store, request_lines(2)).expand()
+
+
+def migrate(path: Path, version: int) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, f"{version:04}")
+    engine.dispose()
 
 
 def test_the_schema_version_counts_the_migrations() -> None:
@@ -77,13 +105,7 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
 
 def store_of_version(version: int, path: Path, filled_from: Path) -> None:
     """A store as an earlier version has made it, with all that a store of this version holds."""
-    config = Config()
-    config.set_main_option("script_location", str(migrations_folder()))
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, f"{version:04}")
-    engine.dispose()
+    migrate(path, version)
     with sqlite3.connect(path, isolation_level=None) as connection:
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={version}")

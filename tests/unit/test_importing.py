@@ -44,6 +44,18 @@ def test_what_only_some_starts_need_is_imported_when_it_is_needed(module: str) -
     assert said.stdout == "[]\n"
 
 
+def test_the_first_start_of_a_store_needs_no_migrations(tmp_path: Path) -> None:
+    opening = f"from runner.store.database import Store; Store.open({str(tmp_path / 's.db')!r}).close()"
+    said = subprocess.run(
+        [sys.executable, "-c", f"import sys; {opening}; print('alembic' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert said.stdout == "False\n"
+
+
 def test_a_start_that_finds_its_series_running_says_so_before_it_imports_what_runs_it(tmp_path: Path) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_bytes(request_line("a") + b"\n")

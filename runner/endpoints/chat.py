@@ -63,11 +63,10 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
             continue
         content = message.get("content")
         tokens += _PER_MESSAGE
-        if len(message) == 2 and "role" in message and isinstance(content, str):
-            tokens += count(content)
-            continue
         if isinstance(content, str):
             tokens += count(content)
+            if len(message) == 2 and "role" in message:
+                continue
         elif content is not None:
             more, unbounded = _of_parts(content, unbounded, count)
             tokens += more

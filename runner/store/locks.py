@@ -58,7 +58,7 @@ NAMED_WITHIN = 50
 else."""
 
 NOTE_BYTES = 512
-"""A note is written as a whole, over the one before: whoever reads it meanwhile finds one of the two."""
+"""A note is written as a whole, over the one before: whoever reads it meanwhile finds one of the two, or looks again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def test_a_full_disk_takes_no_note_and_the_lock_holds_without(
     assert not SeriesLock(tmp_path / "s.db", DIGEST).is_held()
 
 
-def test_a_note_is_never_read_in_part(tmp_path: Path) -> None:
+def test_a_note_that_is_written_anew_is_read_all_the_same(tmp_path: Path) -> None:
     lock = SeriesLock(tmp_path / "s.db", DIGEST)
     with lock:
         done = threading.Event()
@@ -158,7 +158,7 @@ def test_a_note_is_never_read_in_part(tmp_path: Path) -> None:
         thread = threading.Thread(target=write)
         thread.start()
         while not done.is_set():
-            assert lock._file.read_holder() is not None
+            assert lock._file.name_holder() is not None
         thread.join()
 
 

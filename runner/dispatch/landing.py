@@ -27,11 +27,9 @@ class Landing:
         """A call has come back."""
         size = len(reply.body)
         self._landed.append((flight, reply))
-        if size:
-            self._bytes += size
-            self._wait(size)
-        if len(self._landed) == 1:
-            self._arrival.set()
+        self._bytes += size
+        self._wait(size)
+        self._arrival.set()
 
     async def some(self) -> list[tuple[Flight, Reply]]:
         """Those that settle next, a handful at most, once there is one."""
@@ -47,8 +45,7 @@ class Landing:
 
     def stored(self, size: int) -> None:
         """So many bytes of answers are in the store, or never will be."""
-        if size:
-            self._wait(-size)
+        self._wait(-size)
 
     def _take(self) -> list[tuple[Flight, Reply]]:
         count = handful([reply for _, reply in self._landed[:HANDFUL]])
@@ -60,5 +57,5 @@ class Landing:
 
     def _wait(self, size: int) -> None:
         self._waiting += size
-        if self._hold is not None:
+        if size and self._hold is not None:
             self._hold.wait(self._waiting)

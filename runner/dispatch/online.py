@@ -63,8 +63,6 @@ class Online:
         self._claiming: set[asyncio.Future[Sequence[int]]] = set()
         self._away: set[Flight] = set()
         self._landing = Landing(wiring.hold)
-        self._is_full = True
-        """Whether no more answers may be here than are, as of the handful that settles."""
         self._unsaved: set[asyncio.Future[object]] = set()
         self._progress = asyncio.Event()
         self._launching = anyio.CancelScope()
@@ -236,7 +234,6 @@ class Online:
 
     def _settle_landed(self, landed: Sequence[tuple[Flight, Reply]]) -> None:
         signals, saving = self._wiring.settle([(flight.call, reply) for flight, reply in landed])
-        self._is_full = self._landing.is_full
         for (flight, reply), signal in zip(landed, signals, strict=True):
             self._is_proven |= reply.status == 200
             # What was never asked proves nothing about the server.
@@ -316,7 +313,7 @@ class Online:
             reply.headers,
             reply.elapsed,
             sizes=(len(flight.call.body), len(reply.body)),
-            is_full=self._is_full,
+            is_full=self._landing.is_full,
             tokens=self._charge(flight.call) if flight.ticket == 1 else None,
         )
 

@@ -83,7 +83,7 @@ def demand(body: Mapping[str, object], body_bytes: int, count: Callable[[str], i
                 tokens += of_value(body[field])
         unbounded = unbounded or _unbounded(body)
     return Demand(
-        tokens if tokens < body_bytes else max(body_bytes, 1),
+        min(tokens, max(body_bytes, 1)),
         largest(body.get("max_completion_tokens"), body.get("max_tokens")),
         choices_of(body.get("n")),
         unbounded,
@@ -175,10 +175,8 @@ def _read_usual(body: bytes) -> Answer | None:
     choices, counts = found.choices, found.usage
     if len(choices) != 1:
         return None
-    inside, made = (
-        counts.prompt_tokens_details or _NO_DETAILS,
-        counts.completion_tokens_details or _NO_DETAILS,
-    )
+    inside = counts.prompt_tokens_details or _NO_DETAILS
+    made = counts.completion_tokens_details or _NO_DETAILS
     usage = Usage(
         counts.prompt_tokens,
         inside.cached_tokens,

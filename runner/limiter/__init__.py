@@ -150,6 +150,7 @@ class Limiter:
         longest = max(calls, worth)
         if longest > 0:
             self._bound, self._bound_at = "requests" if calls >= worth else "tokens", now + longest
+        # Nothing else holds nearly any call.
         if self._paused_until <= now and self._reopening.is_open and self._joined_at == -math.inf:
             return longest
         joining = self._joined_at + JOINING - now if self._started else 0.0

@@ -84,9 +84,8 @@ class Flow:
 
     def start(self, now: float, amount: float) -> None:
         """So much starts now."""
+        self._expire(now)
         log = self._log
-        if log and log[0][0] + self._span <= now + _ROUNDING:
-            self._expire(now)
         if 0 < amount <= self._room - self._sum and (not log or log[-1][0] <= now):
             self._sum += amount
             log.append((now, amount))

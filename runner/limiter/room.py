@@ -35,13 +35,9 @@ class Room:
     def answered(self, request: int, answer: int, *, is_full: bool) -> None:
         """A call was answered: the bytes of both, and whether as many answers are here as there may be."""
         self._request = drawn(self._request, request, 0.1)
-        self._answer = each = drawn(self._answer, answer, 0.1)
-        if is_full:
-            self._beyond -= self._beyond > 0
-        elif (self._beyond + 1) * each <= BYTES_ASKED:
-            self._beyond += 1
-        else:
-            self._beyond = int(BYTES_ASKED / each)
+        self._answer = drawn(self._answer, answer, 0.1)
+        most = BYTES_ASKED // max(1, int(self._answer))
+        self._beyond = max(0, min(self._beyond + (-1 if is_full else 1), most))
 
 
 def drawn(mean: float, value: float, weight: float) -> float:

@@ -37,7 +37,7 @@ class SharedBody:
         return self._blob.read(length)
 
     def checksum(self) -> bytes:
-        """What `checksum` gives for the whole body."""
+        """What the function of that name gives for the whole body, found part by part."""
         found = hashlib.blake2b(digest_size=16)
         for start in range(0, self.size, _AT_ONCE):
             found.update(self.part(start, _AT_ONCE))

@@ -528,7 +528,7 @@ def test_a_responses_request_is_counted_by_its_items() -> None:
 
 # --- usual chat completions are read in a quicker way ---------------------------------------------------
 
-USUAL = {
+USUAL: dict[str, Any] = {
     "object": "chat.completion",
     "model": "gpt-6-luna",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "Yes."}, "finish_reason": "stop"}],
@@ -564,7 +564,7 @@ PLACES: list[tuple[str | int, ...]] = [
         ("choices", 0, "message", name)
         for name in ("content", "refusal", "tool_calls", "function_call", "audio")
     ),
-    *(("usage", name) for name in USUAL["usage"]),  # type: ignore[attr-defined]
+    *(("usage", name) for name in USUAL["usage"]),
     ("usage", "prompt_tokens_details", "cached_tokens"),
     ("usage", "prompt_tokens_details", "cache_write_tokens"),
     ("usage", "completion_tokens_details", "reasoning_tokens"),

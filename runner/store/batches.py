@@ -144,7 +144,7 @@ def _plan(connection: Connection, new: NewBatch, lines: Sequence[NewLine]) -> in
     )
     moved = bulk.run(
         connection,
-        "UPDATE task SET state = 'batched', call_id = new.column1 FROM (VALUES {rows}) AS new"
+        "UPDATE OR FAIL task SET state = 'batched', call_id = new.column1 FROM (VALUES {rows}) AS new"
         " WHERE task.id = new.column2 AND task.state = 'ready' AND task.run_id = new.column3",
         [(call_id, one.task_id, new.run_id) for call_id, one in numbered],
     )

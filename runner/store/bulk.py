@@ -2,6 +2,9 @@
 
 The driver lets other threads run after each step of a statement, and a row of `executemany` is a step: beside a
 busy event loop that costs more than the row. So it does after each statement, where thousands of rows come at once.
+
+A statement that changes many rows and may be undone alone copies each page before it changes it, into a file of its
+own where they are many. `OR FAIL` says that it need not: whatever fails here undoes the whole transaction.
 """
 
 from __future__ import annotations
@@ -20,8 +23,16 @@ FEW_ROWS = 64
 MANY_ROWS = (2_048, 1_024, 512, 256, 128, FEW_ROWS)
 """So many rows go into one statement, from the most down to few, so that any count takes few statements."""
 
+COPIED_BYTES = 8_192
+
 MOST_VALUES = 32_766
 """As many as one statement of SQLite takes."""
+
+
+def blob(value: bytes) -> bytes | bytearray:
+    """Bytes in the form in which the driver binds them soonest: up to Python 3.11 it looks first, at each of their type,
+    whether somebody has told it how to adapt them, which takes as long as to copy a few thousand."""
+    return bytearray(value) if len(value) <= COPIED_BYTES else value
 
 
 def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import Connection
 
 from runner.errors import LineFault
+from runner.store import bulk
 from runner.store.runs import line_of, span
 
 READING_ENDED = frozenset({"truncated_file", "bomb", "unsupported_file", "encoding"})
@@ -64,8 +65,21 @@ class Settled(NamedTuple):
 
 def add(connection: Connection, rows: list[NewRow]) -> None:
     """Store rows of a run that is being ingested."""
-    # The plain driver: this is the one statement that a million waiting rows cost.
-    connection.exec_driver_sql("INSERT INTO row (id, key, record, hash, fault) VALUES (?, ?, ?, ?, ?)", rows)
+    # The plain driver: these are the statements that a million waiting rows cost.
+    good: list[tuple[object, ...]] = []
+    faulty: list[NewRow] = []
+    for row in rows:
+        number, key, record, hash_, fault = row
+        if fault is None and hash_ is not None:
+            good.append((number, key, bulk.blob(record), bulk.blob(hash_)))
+        else:
+            faulty.append(row)
+    if good:
+        connection.exec_driver_sql("INSERT INTO row (id, key, record, hash) VALUES (?, ?, ?, ?)", good)
+    if faulty:
+        connection.exec_driver_sql(
+            "INSERT INTO row (id, key, record, hash, fault) VALUES (?, ?, ?, ?, ?)", faulty
+        )
 
 
 def refuse_repeated_keys(connection: Connection, run_id: int) -> int:

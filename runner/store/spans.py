@@ -27,7 +27,7 @@ def claim(connection: Connection, call_id: int, spans: Sequence[tuple[int, int]]
     """Let a call take the ready tasks of some spans; how many there were."""
     return sum(
         connection.exec_driver_sql(
-            "UPDATE task SET state = 'in_flight', call_id = ? WHERE id BETWEEN ? AND ? AND state = 'ready'",
+            "UPDATE OR FAIL task SET state = 'in_flight', call_id = ? WHERE id BETWEEN ? AND ? AND state = 'ready'",
             (call_id, first, last),
         ).rowcount
         for first, last in spans
@@ -50,7 +50,8 @@ def settle(
             (call_id, outcome, kind, status, code, request_id, ended_at, *span),
         )
     return connection.exec_driver_sql(
-        "UPDATE task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ? + id - ?, finish_reason = ?,"
-        " fault = ?, error = ? WHERE id BETWEEN ? AND ? AND call_id = ? AND state IN ('in_flight', 'batched')",
+        "UPDATE OR FAIL task SET state = ?, due_at = ?, attempts = ?, answer_id = ?, item = ? + id - ?,"
+        " finish_reason = ?, fault = ?, error = ?"
+        " WHERE id BETWEEN ? AND ? AND call_id = ? AND state IN ('in_flight', 'batched')",
         (to, due_at, tries, answer_id, item, first, finish_reason, fault, error, *span, call_id),
     ).rowcount

@@ -24,6 +24,9 @@ _TEXT = MappingProxyType({one: one.value for one in (*TaskState, *Outcome)})
 
 _UNKNOWN = (None,) * 6
 
+MANY_TASKS = 100_000
+"""The hashes of so many tasks lie in SQLite's cache, where each is added as soon in any order."""
+
 LEAST_ROWS, MOST_ROWS = 2_000, 65_536
 """So many rows are made into tasks at a time: the most take half a second where there are a million."""
 
@@ -125,10 +128,12 @@ def expand(connection: Connection, *, run_id: int, series_id: int, limit: int = 
         return None
     newest = connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM task").scalar_one()
     # The tasks themselves lie as their rows do, for so they are asked.
+    order = "hash, id" if newest > MANY_TASKS else "id"
     asked = connection.exec_driver_sql(
         "INSERT INTO task (id, series_id, hash, occurrence, run_id, row_id, state, due_at)"
         " SELECT id + ?, ?, hash, occurrence, ?, id, 'ready', ? FROM row"
-        " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL ORDER BY hash, id"
+        " WHERE id > ? AND id <= ? AND hash IS NOT NULL AND fault IS NULL"
+        f" ORDER BY {order}"
         " ON CONFLICT (series_id, hash, occurrence) DO UPDATE SET run_id = excluded.run_id,"
         " row_id = excluded.row_id, due_at = excluded.due_at, attempts = 0, fault = NULL,"
         " error = CASE task.state WHEN 'held' THEN task.error END,"
@@ -201,7 +206,7 @@ def claim(connection: Connection, claims: Sequence[Claim]) -> list[int]:
             moves += [(first + n, task_id) for task_id in one.task_ids]
     moved += bulk.run(
         connection,
-        "UPDATE task SET state = 'in_flight', call_id = new.column1 FROM (VALUES {rows}) AS new"
+        "UPDATE OR FAIL task SET state = 'in_flight', call_id = new.column1 FROM (VALUES {rows}) AS new"
         " WHERE task.id = new.column2 AND task.state = 'ready'",
         moves,
     )
@@ -226,6 +231,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             answers,
         )
     attempts: list[tuple[object, ...]] = []
+    answered: list[tuple[object, ...]] = []
     moves: list[tuple[object, ...]] = []
     answer_id, answered_call, moved = None, 0, 0
     for one in settlements:
@@ -237,6 +243,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             answer_id, answered_call = next_answer, call_id
             next_answer += 1
         kept = answer_id if to == "answered" and call_id == answered_call else None
+        if count == 1 and not noted and fault is None and error is None:
+            answered.append((due_at, tries, kept, item, finish_reason, task_id, call_id))
+            continue
         attempt = (
             (call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at) if noted else None
         )
@@ -253,9 +262,18 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
         " VALUES {rows}",
         attempts,
     )
+    # What nearly all come to, for half of what it costs to say that nothing is wrong with it.
     moved += bulk.run(
         connection,
-        "UPDATE task SET state = new.column1, due_at = new.column2, attempts = new.column3,"
+        "UPDATE OR FAIL task SET state = 'answered', due_at = new.column1, attempts = new.column2,"
+        " answer_id = new.column3, item = new.column4, finish_reason = new.column5, fault = NULL, error = NULL"
+        " FROM (VALUES {rows}) AS new WHERE task.id = new.column6 AND task.call_id = new.column7"
+        " AND task.state IN ('in_flight', 'batched')",
+        answered,
+    )
+    moved += bulk.run(
+        connection,
+        "UPDATE OR FAIL task SET state = new.column1, due_at = new.column2, attempts = new.column3,"
         " answer_id = new.column4, item = new.column5, finish_reason = new.column6, fault = new.column7,"
         " error = new.column8 FROM (VALUES {rows}) AS new"
         " WHERE task.id = new.column9 AND task.call_id = new.column10"
@@ -330,7 +348,7 @@ def _answer_values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
     status, request_id, body, model, tier, usage, cost, items, _ = one
     given, cached, written, made, reasoning, total = usage or _UNKNOWN
     return (
-        call_id, status, request_id, body, one.checksum, model, tier,
+        call_id, status, request_id, bulk.blob(body), bulk.blob(one.checksum), model, tier,
         given, cached, written, made, reasoning, total, cost, items, at,
     )  # fmt: skip
 

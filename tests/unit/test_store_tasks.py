@@ -127,14 +127,16 @@ class Died(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("statement", ["INSERT INTO answer", "INSERT INTO attempt", "UPDATE task"])
+@pytest.mark.parametrize("statement", ["INSERT INTO answer", "INSERT INTO attempt", "UPDATE OR FAIL task"])
+@pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_death_within_settle_leaves_no_half_of_it(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, statement: str, moment: str
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, statement: str, moment: str, noted: bool
 ) -> None:
     task = ready(scene)[0].task_id
     [call] = scene.claim(task)
     before = scene.dump()
+    ending = settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body()), noted=noted)
 
     def dying(execute: Callable[..., int]) -> Callable[..., int]:
         def run(connection: Connection, sql: str, rows: Sequence[Sequence[object]]) -> int:
@@ -150,10 +152,10 @@ def test_a_death_within_settle_leaves_no_half_of_it(
         patched.setattr(bulk, "run", dying(bulk.run))
         patched.setattr(bulk, "add", dying(bulk.add))
         with pytest.raises(Died):
-            scene.settle(settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body())))
+            scene.settle(ending)
 
     assert scene.dump() == before
-    scene.settle(settlement(call, task, TaskState.ANSWERED, answer=answer_of(chat_body())))
+    scene.settle(ending)
     assert scene.query("SELECT count(*) FROM answer") == [(1,)]
 
 

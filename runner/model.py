@@ -34,7 +34,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+
+import msgspec
 
 
 class TaskState(StrEnum):
@@ -96,7 +97,7 @@ class Outcome(StrEnum):
     """Sent, and no full valid answer: it may have been executed and charged."""
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the API counts them. `input` includes cached and cache-write tokens, `output` includes
     reasoning tokens."""
 
@@ -108,7 +109,7 @@ class Usage(NamedTuple):
     total: int = 0
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What came back from one call, before anybody says what it means.
 
     `status` is None where no complete HTTP answer came; `fault` then says why ("connect", "timeout",
@@ -179,7 +180,7 @@ OUTCOME_OF_KIND: Mapping[Kind, Outcome] = MappingProxyType(
 )
 
 
-class Finding(NamedTuple):
+class Finding(msgspec.Struct, frozen=True, gc=False):
     """What a reply means. `wait` is how long the server asks us to wait, in seconds, where it says so.
     `outage` marks the failures of a gateway or a whole server, as opposed to those of one request."""
 
@@ -195,7 +196,7 @@ class Finding(NamedTuple):
         return OUTCOME_OF_KIND[self.kind]
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What the body of a 200 says.
 
     `finish_reason` is one of stop, length, content_filter, refusal, tool_calls, or the API's own word where
@@ -210,7 +211,7 @@ class Answer(NamedTuple):
     usage: Usage | None
 
 
-class Demand(NamedTuple):
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request asks of the limits and the budget, in tokens. `max_output` is None where neither the
     body nor anything else bounds the answer; `unbounded` names what makes a worst case impossible
     (hosted tools, images)."""
@@ -221,7 +222,7 @@ class Demand(NamedTuple):
     unbounded: str | None = None
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """A task as a call carries it. `line` and `key` say which row it is; `attempts` counts its earlier tries that
     count against the row; `weight` is its part of a packed call's input, in bytes or tokens."""
 
@@ -232,8 +233,7 @@ class Asked(NamedTuple):
     weight: int = 1
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One HTTP request, carrying one task, or many that are asked at once (`asked`); or one line of a batch.
 
     `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None if unknown. `id` is its number in the

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from runner import record
 from runner.endpoints import BY_URL, ENDPOINTS, Endpoint, forced_tool
@@ -24,7 +26,7 @@ ERROR_FIELD = "error"
 """Where a failed row's error goes, beside the output field."""
 
 
-class Question(NamedTuple):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """What one row asks. `body` are the bytes to send, `request` the same parsed; `key` is None where the line
     number identifies the row."""
 

@@ -26,13 +26,12 @@ class Sums:
     def add(self, usage: Usage | None, cost: int | None) -> None:
         self.rows += 1
         if usage is not None:
-            given, cached, written, made, reasoning, total = usage
-            self.input += given
-            self.cached_input += cached
-            self.cache_write += written
-            self.output += made
-            self.reasoning += reasoning
-            self.total += total
+            self.input += usage.input
+            self.cached_input += usage.cached_input
+            self.cache_write += usage.cache_write
+            self.output += usage.output
+            self.reasoning += usage.reasoning
+            self.total += usage.total
         if cost is None:
             self.unpriced += 1
         else:

@@ -17,12 +17,13 @@ from runner.model import Call, Outcome, Reply, RunState, TaskState, Usage
 from runner.pricing import Prices
 from runner.question import Questions
 from runner.store import batches, runs, series, tasks
+from runner.store.answers import NewAnswer
 from runner.store.batches import NewBatch, NewLine
 from runner.store.database import Store
 from runner.store.identity import Identity
 from runner.store.runs import Run
 from runner.store.series import Tenure
-from runner.store.tasks import Claim, NewAnswer, Settlement
+from runner.store.tasks import Claim, Settlement
 from runner.submission import Submission
 from runner.tokens import Estimates
 

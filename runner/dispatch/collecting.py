@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+import msgspec
 from anyio.lowlevel import checkpoint
 
 from runner import record
@@ -91,7 +92,7 @@ class Collecting:
         self._max_line = max_line
         self._unmatched = Unmatched(folder, batch.submission.batch_id or f"batch_{batch.id}", max_line)
         self._in_hand: tuple[Sequence[Settlement], Awaitable[object]] | None = None
-        self._usage = [0] * len(Usage._fields)
+        self._usage = [0] * len(Usage.__struct_fields__)
         self._settled = self._without_usage = 0
 
     async def read(self, output: Path | None, error: Path | None) -> Collection:
@@ -184,7 +185,7 @@ class Collecting:
     def _count(self, settlements: Sequence[Settlement]) -> None:
         self._settled += sum(one.tasks for one in settlements)
         answers = [one.answer for one in settlements if one.answer is not None]
-        usages = [one.usage for one in answers if one.usage is not None]
+        usages = [msgspec.structs.astuple(one.usage) for one in answers if one.usage is not None]
         self._usage = [sum(tokens) for tokens in zip(self._usage, *usages, strict=True)]
         self._without_usage += len(answers) - len(usages)
 

@@ -141,13 +141,13 @@ def usage_of(found: object) -> Usage | None:
 
 def is_plain(usage: Usage) -> bool:
     """Whether counts are as they should be, so that `usage_of` would give them as they are."""
-    given, cached, written, produced, reasoning, total = usage
     return (
-        min(usage) >= 0
-        and 0 < total <= _MOST_TOKENS
-        and total == given + produced
-        and cached + written <= given
-        and reasoning <= produced
+        0 < usage.total <= _MOST_TOKENS
+        and usage.total == usage.input + usage.output
+        and usage.cached_input >= 0
+        and usage.cache_write >= 0
+        and usage.cached_input + usage.cache_write <= usage.input
+        and 0 <= usage.reasoning <= usage.output
     )
 
 

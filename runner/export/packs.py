@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from runner import vectors
 from runner.endpoints import embeddings
 from runner.errors import StoreUnusable
@@ -110,7 +112,8 @@ class _Pack:
     def own(self, row: Settled, item: int) -> Settled:
         """The row with a body that holds the vector of this item alone, and its share of each count. ValueError if
         there is no such item."""
-        return row._replace(
+        return msgspec.structs.replace(
+            row,
             body=self._part(item),
             input_tokens=self._share(row.input_tokens, item),
             cached_input_tokens=self._share(row.cached_input_tokens, item),

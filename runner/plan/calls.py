@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from runner import record
 from runner.model import Demand
 from runner.pricing import Prices
@@ -68,7 +70,8 @@ class Calls:
             self._went_out(worst, worst)
             return
         self.bounds.add(bound)
-        self._went_out(worst, self._worst_case(question, demand._replace(max_output=SHORT_OUTPUT)))
+        short = msgspec.structs.replace(demand, max_output=SHORT_OUTPUT)
+        self._went_out(worst, self._worst_case(question, short))
 
     def _worst_case(self, question: Question, demand: Demand) -> int | None:
         return worst_case(question, demand, self._prices, batch=self._in_batches)

@@ -35,9 +35,10 @@ from runner.settle.ended import Ended
 from runner.settle.packed import PackReader, refuses_base64, spans
 from runner.settle.stops import in_short, stop_for
 from runner.settle.tally import Tally
+from runner.store.answers import NewAnswer
 from runner.store.clock import moment, now
 from runner.store.summing import LARGE, Summing
-from runner.store.tasks import NewAnswer, Settlement
+from runner.store.tasks import Settlement
 from runner.structured import Checker
 from runner.tokens import Estimates
 

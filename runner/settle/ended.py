@@ -8,7 +8,8 @@ from datetime import datetime
 import orjson
 
 from runner.model import OUTCOME_OF_KIND, Asked, Call, Finding, Kind, Outcome, Reply, TaskState
-from runner.store.tasks import NewAnswer, Settlement
+from runner.store.answers import NewAnswer
+from runner.store.tasks import Settlement
 
 _UNREAD = Finding(Kind.NOT_SENT)
 

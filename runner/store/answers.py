@@ -1,25 +1,71 @@
-"""Answers: whether their stored bodies are whole; those that many rows share, read a part at a time; and those that
-have no price yet.
+"""Answers: what was paid for, as it came; whether the stored bodies are whole; those that many rows share, read a part
+at a time; and those that have no price yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import msgspec
 from sqlalchemy import Connection
 
 from runner.model import Usage
+from runner.store import bulk
 
 _AT_ONCE = 2**20
+_UNKNOWN = (None,) * 6
 
 
 def checksum(body: bytes) -> bytes:
     """What tells whether a stored body is still the one that was paid for: BLAKE2b, 16 bytes."""
     return hashlib.blake2b(body, digest_size=16).digest()
+
+
+class NewAnswer(msgspec.Struct, frozen=True, gc=False):
+    """The body of a 200, with what could be read of it. `items` is how many tasks the call carried; `summing` gives
+    the checksum where somebody has begun to find it."""
+
+    status: int
+    request_id: str | None
+    body: bytes
+    model: str | None
+    tier: str | None
+    usage: Usage | None
+    cost: int | None
+    items: int = 1
+    summing: Callable[[], bytes] | None = None
+
+    @property
+    def checksum(self) -> bytes:
+        """Found when it is written at the latest, and never by who settles."""
+        return checksum(self.body) if self.summing is None else self.summing()
+
+
+def add(connection: Connection, brought: Sequence[tuple[int, NewAnswer]], at: int) -> int:
+    """Store the answers that calls have brought, at least one, each with its call's number, as received `at` that time;
+    the number of the first, of which the others' follow."""
+    return bulk.add(
+        connection,
+        "INSERT INTO answer (call_id, status, request_id, body, checksum, model, tier, input_tokens,"
+        " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
+        " items, received_at) VALUES {rows}",
+        [_values(call_id, one, at) for call_id, one in brought],
+    )
+
+
+def _values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
+    usage = one.usage
+    counts: tuple[int | None, ...] = _UNKNOWN if usage is None else (
+        usage.input, usage.cached_input, usage.cache_write, usage.output, usage.reasoning, usage.total,
+    )  # fmt: skip
+    return (
+        call_id, one.status, one.request_id, bulk.blob(one.body), bulk.blob(one.checksum), one.model, one.tier,
+        *counts, one.cost, one.items, at,
+    )  # fmt: skip
 
 
 class SharedBody:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 from sqlalchemy import Connection
 
@@ -330,7 +331,7 @@ def _seen_text(seen: RemoteBatch) -> str:
     fields = {
         **seen._asdict(),
         "failures": [one._asdict() for one in seen.failures],
-        "usage": None if seen.usage is None else seen.usage._asdict(),
+        "usage": None if seen.usage is None else msgspec.structs.asdict(seen.usage),
         "metadata": dict(seen.metadata),
     }
     return orjson.dumps(fields).decode()

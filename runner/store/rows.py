@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import starmap
 from typing import NamedTuple
 
+import msgspec
 import orjson
 from sqlalchemy import Connection
 
@@ -16,7 +18,7 @@ READING_ENDED = frozenset({"truncated_file", "bomb", "unsupported_file", "encodi
 """The codes of faults after which an input could not be read on."""
 
 
-class NewRow(NamedTuple):
+class NewRow(msgspec.Struct, frozen=True, gc=False):
     """A row as ingest has found it. `key` is None where the line number is the key; `hash` is the SHA-256 of
     what it asks; `fault` the JSON of what is wrong with it."""
 
@@ -27,7 +29,7 @@ class NewRow(NamedTuple):
     fault: str | None
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """A row with what became of it; the fields from `state` on are None where nothing has.
 
     `items` says how many tasks share the answer. Where they are several, `body` is None: it is read through
@@ -67,13 +69,12 @@ def add(connection: Connection, rows: list[NewRow]) -> None:
     """Store rows of a run that is being ingested."""
     # The plain driver: these are the statements that a million waiting rows cost.
     good: list[tuple[object, ...]] = []
-    faulty: list[NewRow] = []
+    faulty: list[tuple[object, ...]] = []
     for row in rows:
-        number, key, record, hash_, fault = row
-        if fault is None and hash_ is not None:
-            good.append((number, key, bulk.blob(record), bulk.blob(hash_)))
+        if row.fault is None and row.hash is not None:
+            good.append((row.id, row.key, bulk.blob(row.record), bulk.blob(row.hash)))
         else:
-            faulty.append(row)
+            faulty.append((row.id, row.key, row.record, row.hash, row.fault))
     if good:
         connection.exec_driver_sql("INSERT INTO row (id, key, record, hash) VALUES (?, ?, ?, ?)", good)
     if faulty:
@@ -172,7 +173,7 @@ def settled(connection: Connection, run_id: int, series_id: int) -> Iterator[Set
         (series_id, first, last),
     )
     while chunk := found.cursor.fetchmany(256):
-        yield from map(Settled._make, chunk)
+        yield from starmap(Settled, chunk)
 
 
 def good_records(connection: Connection, run_id: int) -> Iterator[tuple[int, bytes]]:

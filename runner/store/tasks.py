@@ -5,24 +5,19 @@ Each verb acts only from the legal state, so that a late or repeated write chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
-from types import MappingProxyType
+from collections.abc import Sequence, Set
 from typing import NamedTuple
 
+import msgspec
 from sqlalchemy import Connection
 
 from runner.errors import StoreUnusable
-from runner.model import Kind, Outcome, TaskState, Usage
-from runner.store import bulk, spans
-from runner.store.answers import checksum
+from runner.model import Kind, Outcome, TaskState
+from runner.store import answers, bulk, spans
+from runner.store.answers import NewAnswer
 from runner.store.clock import now
 from runner.store.runs import line_of, row_id, span
 from runner.store.schema import LINE_BITS
-
-_TEXT = MappingProxyType({one: one.value for one in (*TaskState, *Outcome)})
-"""The states and outcomes as plain text, which the driver takes sooner."""
-
-_UNKNOWN = (None,) * 6
 
 MANY_TASKS = 100_000
 """The hashes of so many tasks lie in SQLite's cache, where each is added as soon in any order."""
@@ -31,7 +26,7 @@ LEAST_ROWS, MOST_ROWS = 2_000, 65_536
 """So many rows are made into tasks at a time: the most take half a second where there are a million."""
 
 
-class Ready(NamedTuple):
+class Ready(msgspec.Struct, frozen=True, gc=False):
     """A task whose turn has come, with the record to ask it from."""
 
     task_id: int
@@ -45,7 +40,7 @@ class Ready(NamedTuple):
         return line_of(self.row_id)
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The intent to send one call for some tasks, with its worst case in pico-dollars (None if unknown)."""
 
     run_id: int
@@ -54,27 +49,7 @@ class Claim(NamedTuple):
     reserved: int | None
 
 
-class NewAnswer(NamedTuple):
-    """The body of a 200, with what could be read of it. `items` is how many tasks the call carried; `summing` gives
-    the checksum where somebody has begun to find it."""
-
-    status: int
-    request_id: str | None
-    body: bytes
-    model: str | None
-    tier: str | None
-    usage: Usage | None
-    cost: int | None
-    items: int = 1
-    summing: Callable[[], bytes] | None = None
-
-    @property
-    def checksum(self) -> bytes:
-        """Found when it is written at the latest, and never by who settles."""
-        return checksum(self.body) if self.summing is None else self.summing()
-
-
-class Settlement(NamedTuple):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How a call ended for one task, and where the task goes; or for so many `tasks` that are numbered one after
     another, as their items are. Of the tasks of a packed call the first brings the answer, and all of them are
     settled in one transaction. `noted` says that the attempt is written down: of a call that was answered online the
@@ -162,7 +137,7 @@ def ready(
     for one in iter(found.cursor.fetchone, None):
         if one[0] in besides:
             continue
-        taken.append(Ready._make(one))
+        taken.append(Ready(*one))
         size += len(one[4])
         if size >= max_bytes:
             break
@@ -218,44 +193,36 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Store what came back and move the tasks on, all in one transaction: a task never says answered
     without its body."""
     ended_at = now()
-    answers = [
-        _answer_values(one.call_id, one.answer, ended_at) for one in settlements if one.answer is not None
-    ]
-    next_answer = 0
-    if answers:
-        next_answer = bulk.add(
-            connection,
-            "INSERT INTO answer (call_id, status, request_id, body, checksum, model, tier, input_tokens,"
-            " cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, cost,"
-            " items, received_at) VALUES {rows}",
-            answers,
-        )
+    brought = [(one.call_id, one.answer) for one in settlements if one.answer is not None]
+    next_answer = answers.add(connection, brought, ended_at) if brought else 0
     attempts: list[tuple[object, ...]] = []
     answered: list[tuple[object, ...]] = []
     moves: list[tuple[object, ...]] = []
     answer_id, answered_call, moved = None, 0, 0
     for one in settlements:
-        (
-            call_id, task_id, outcome, kind, status, code, request_id, to, due_at, tries, item,
-            finish_reason, fault, error, answer, count, noted,
-        ) = one  # fmt: skip
-        if answer is not None:
+        call_id, task_id = one.call_id, one.task_id
+        if one.answer is not None:
             answer_id, answered_call = next_answer, call_id
             next_answer += 1
-        kept = answer_id if to == "answered" and call_id == answered_call else None
-        if count == 1 and not noted and fault is None and error is None:
-            answered.append((due_at, tries, kept, item, finish_reason, task_id, call_id))
+        kept = answer_id if one.to == "answered" and call_id == answered_call else None
+        if one.tasks == 1 and not one.noted and one.fault is None and one.error is None:
+            answered.append((one.due_at, one.attempts, kept, one.item, one.finish_reason, task_id, call_id))
             continue
         attempt = (
-            (call_id, task_id, _TEXT[outcome], kind, status, code, request_id, ended_at) if noted else None
-        )
-        move = (_TEXT[to], due_at, tries, kept, item, finish_reason, fault, error, task_id, call_id)
-        if count == 1:
+            (
+                call_id, task_id, one.outcome.value, one.kind, one.status, one.code, one.request_id, ended_at,
+            ) if one.noted else None
+        )  # fmt: skip
+        move = (
+            one.to.value, one.due_at, one.attempts, kept, one.item, one.finish_reason, one.fault, one.error,
+            task_id, call_id,
+        )  # fmt: skip
+        if one.tasks == 1:
             moves.append(move)
             if attempt is not None:
                 attempts.append(attempt)
         else:
-            moved += spans.settle(connection, count, attempt, move)
+            moved += spans.settle(connection, one.tasks, attempt, move)
     bulk.run(
         connection,
         "INSERT INTO attempt (call_id, task_id, outcome, kind, status, code, request_id, ended_at)"
@@ -342,15 +309,6 @@ def is_answered(connection: Connection, series_id: int, hash_: bytes, occurrence
         (series_id, hash_, occurrence),
     )
     return found.first() is not None
-
-
-def _answer_values(call_id: int, one: NewAnswer, at: int) -> tuple[object, ...]:
-    status, request_id, body, model, tier, usage, cost, items, _ = one
-    given, cached, written, made, reasoning, total = usage or _UNKNOWN
-    return (
-        call_id, status, request_id, bulk.blob(body), bulk.blob(one.checksum), model, tier,
-        given, cached, written, made, reasoning, total, cost, items, at,
-    )  # fmt: skip
 
 
 def _expect(changed: int, wanted: int, verb: str) -> None:

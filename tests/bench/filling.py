@@ -26,10 +26,11 @@ from runner.expand import expand
 from runner.job import Job
 from runner.model import Outcome, RunState, TaskState, Usage
 from runner.store import runs, series, tasks
+from runner.store.answers import NewAnswer
 from runner.store.database import Store
 from runner.store.runs import Run
 from runner.store.series import Tenure
-from runner.store.tasks import Claim, NewAnswer, Settlement
+from runner.store.tasks import Claim, Settlement
 
 NOWHERE = "http://127.0.0.1:9/v1"
 """An address where nothing listens: what is answered already needs no call."""

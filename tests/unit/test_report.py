@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from scene import Scene, chat_body, request_line, request_lines, settlement
 
 from runner.errors import StoreUnusable
@@ -121,7 +122,7 @@ def test_attempts_are_counted_and_what_may_have_been_charged_is_at_risk(store: S
         (Outcome.NOT_SENT, "not_sent"),
     ):
         [call] = scene.claim(first, reserved=300)
-        scene.settle(settlement(call, first, TaskState.READY, outcome=outcome)._replace(kind=kind))
+        scene.settle(structs.replace(settlement(call, first, TaskState.READY, outcome=outcome), kind=kind))
     [call] = scene.claim(second, reserved=300)
     scene.settle(settlement(call, second, TaskState.FAILED, outcome=Outcome.REFUSED, error='{"code": "c"}'))
     found = summary(scene, RowTotals(failed=1, skipped=1))

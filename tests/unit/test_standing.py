@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 from scene import IDENTITY, Scene, chat_body, request_lines, settlement
 
 from runner.admission import QUEUE_FULL
@@ -139,7 +140,7 @@ def test_the_commonest_errors_come_first_with_status_and_number(store: Store) ->
         outcome = {"timeout": Outcome.AMBIGUOUS, "not_started": Outcome.NOT_SENT}.get(code, Outcome.REFUSED)
         ended = settlement(call, task, TaskState.READY, outcome=outcome)
         kind = "rate_limited" if status == 429 else "ambiguous"
-        scene.settle(ended._replace(kind=kind, code=code, status=status))
+        scene.settle(structs.replace(ended, kind=kind, code=code, status=status))
     found = standing(scene)
     assert found["errors"] == [
         {"code": "rate_limit_exceeded", "status": 429, "times": 2},

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from scene import IDENTITY, Scene, answer_of, chat_body, request_line, request_lines, settlement
 from sqlalchemy import Connection
 
@@ -59,7 +60,7 @@ def keys(scene: Scene) -> list[tuple[bytes, int]]:
 
 
 def answer(scene: Scene, member: Member, *, tier: str | None = "batch") -> None:
-    paid = answer_of(chat_body(), Usage(10, 0, 0, 5, 0, 15), 7)._replace(tier=tier)
+    paid = replace(answer_of(chat_body(), Usage(10, 0, 0, 5, 0, 15), 7), tier=tier)
     scene.settle(
         settlement(member.call_id, member.task_id, TaskState.ANSWERED, finish_reason="stop", answer=paid)
     )

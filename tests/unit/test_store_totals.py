@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from scene import Scene, answer_of, chat_body, request_line, request_lines, settlement
 from sqlalchemy import Connection
 
@@ -38,7 +39,7 @@ def end(
     """One more try of the next ready task, without an answer."""
     task = scene.calls()[0].task_id
     [call] = scene.claim(task, reserved=reserved)
-    scene.settle(settlement(call, task, to, outcome=outcome, error="{}")._replace(kind=kind))
+    scene.settle(replace(settlement(call, task, to, outcome=outcome, error="{}"), kind=kind))
 
 
 def test_a_run_without_attempts_comes_to_nothing(store: Store) -> None:
@@ -91,7 +92,7 @@ def test_a_200_that_says_it_was_refused_costs_nothing(store: Store) -> None:
     task = scene.calls()[0].task_id
     [call] = scene.claim(task, reserved=30)
     one = settlement(call, task, TaskState.READY, answer=answer_of(b'{"error":{}}', None, None))
-    scene.settle(one._replace(kind="rate_limited"))
+    scene.settle(replace(one, kind="rate_limited"))
 
     assert spent(scene) == 0
 
@@ -142,7 +143,7 @@ def test_the_commonest_errors_come_first_and_success_is_none(store: Store) -> No
     for status in (503, 503, 429):
         task = scene.calls()[0].task_id
         [call] = scene.claim(task)
-        scene.settle(settlement(call, task, TaskState.READY)._replace(status=status, code=f"c{status}"))
+        scene.settle(replace(settlement(call, task, TaskState.READY), status=status, code=f"c{status}"))
     scene.answer(chat_body())
     with store.read() as connection:
         assert totals.commonest_errors(connection, scene.run.id) == [("c503", 503, 2), ("c429", 429, 1)]
@@ -271,7 +272,7 @@ def test_a_packed_call_is_one_request_one_refusal_one_risk_and_one_retry(store: 
     def pack(to: TaskState, outcome: Outcome, kind: str) -> None:
         with store.write() as connection:
             [call] = tasks.claim(connection, [Claim(scene.run.id, scene.tenure.epoch, tuple(found), 100)])
-        scene.settle(*(settlement(call, one, to, outcome=outcome)._replace(kind=kind) for one in found))
+        scene.settle(*(replace(settlement(call, one, to, outcome=outcome), kind=kind) for one in found))
 
     pack(TaskState.READY, Outcome.REFUSED, "rate_limited")
     pack(TaskState.READY, Outcome.AMBIGUOUS, "ambiguous")
@@ -316,7 +317,7 @@ def test_what_is_out_in_a_batch_is_no_request_yet_and_not_finished(store: Store)
     scene.settle(settlement(two.call_id, 2, TaskState.READY, outcome=Outcome.AMBIGUOUS))
     assert attempts(scene) == totals.Attempts(2, 0, 0, 1, 100)
     assert (unfinished(scene), spent(scene)) == (3, 130)
-    scene.settle(settlement(three.call_id, 3, TaskState.ANSWERED, answer=paid._replace(cost=None)))
+    scene.settle(settlement(three.call_id, 3, TaskState.ANSWERED, answer=replace(paid, cost=None)))
     assert spent(scene) == 230
     with store.write() as connection:
         batches.end(connection, [(batch_id, "collected")])
@@ -341,7 +342,7 @@ def test_a_line_that_was_never_run_is_no_request_and_the_next_no_retry(store: St
     [one, two] = left_in(scene, scene.plan(1, 2))
     for member in (one, two):
         ended = settlement(member.call_id, member.task_id, TaskState.READY, attempts=0)
-        scene.settle(ended._replace(kind=Kind.NOT_RUN.value, status=None, code="batch_expired"))
+        scene.settle(replace(ended, kind=Kind.NOT_RUN.value, status=None, code="batch_expired"))
     assert attempts(scene) == totals.Attempts(0, 0, 0, 0, 0)
     [one, two] = left_in(scene, scene.plan(1, 2))
     scene.settle(settlement(one.call_id, one.task_id, TaskState.ANSWERED, answer=answer_of(chat_body())))

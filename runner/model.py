@@ -239,7 +239,8 @@ class Call(msgspec.Struct, eq=False):
     `worst_case` is its reserved cost in pico-dollars (1e-12 USD), None if unknown. `id` is its number in the
     store, 0 until it is claimed. `split_from` is set where it is one half of a call that was refused, and
     `added_base64` where we ask for vectors as base64 of our own accord. `in_batch` says that it is a line of a
-    batch, whose `body` is empty once it is uploaded.
+    batch, whose `body` is empty once it is uploaded. `since` is how often the server had answered when it left, None
+    as long as it has not.
     """
 
     asked: tuple[Asked, ...]
@@ -253,6 +254,7 @@ class Call(msgspec.Struct, eq=False):
     split_from: Split | None = None
     added_base64: bool = False
     in_batch: bool = False
+    since: int | None = None
 
     @property
     def task_id(self) -> int:

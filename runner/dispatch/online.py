@@ -234,11 +234,12 @@ class Online:
 
     def _settle_landed(self, landed: Sequence[tuple[Flight, Reply]]) -> None:
         signals, saving = self._wiring.settle([(flight.call, reply) for flight, reply in landed])
+        is_full = self._landing.is_full
         for (flight, reply), signal in zip(landed, signals, strict=True):
             self._is_proven |= reply.status == 200
             # What was never asked proves nothing about the server.
             if reply is not NOT_STARTED and reply is not MODEL_GONE:
-                self._obey(signal, reply, flight)
+                self._obey(signal, reply, flight, is_full)
             elif flight.prober:
                 self._gate.give_up_probe()
         self.in_flight -= len(landed)
@@ -278,7 +279,7 @@ class Online:
         self._call_off()
         self._touch()
 
-    def _obey(self, signal: Signal, reply: Reply, flight: Flight) -> None:
+    def _obey(self, signal: Signal, reply: Reply, flight: Flight, is_full: bool) -> None:
         if signal.stop is not None:
             self.stop(signal.stop)
         hold, prober = signal.hold, flight.prober
@@ -300,20 +301,20 @@ class Online:
         elif signal.healthy:
             # A pack that is to be halved says nothing yet of whether this server answers at all.
             if not signal.split:
-                self._note_answer(flight, reply)
+                self._note_answer(flight, reply, is_full)
             if prober:
                 self._gate.release()
         elif prober:
             self._gate.hold(None, prober=True)
 
-    def _note_answer(self, flight: Flight, reply: Reply) -> None:
+    def _note_answer(self, flight: Flight, reply: Reply, is_full: bool) -> None:
         self._limiter.answered(
             self._wiring.clock(),
             flight.ticket,
             reply.headers,
             reply.elapsed,
             sizes=(len(flight.call.body), len(reply.body)),
-            is_full=self._landing.is_full,
+            is_full=is_full,
             tokens=self._charge(flight.call) if flight.ticket == 1 else None,
         )
 

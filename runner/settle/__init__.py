@@ -44,8 +44,9 @@ from runner.tokens import Estimates
 
 HEALTHY = Signal(healthy=True)
 
+# In CPython 3.11 the members of an enumeration cost as much to name as a call of a function.
 _ANSWERED = Kind.ANSWERED.value
-_SENT_AGAIN = frozenset({Kind.AMBIGUOUS, Kind.NOT_SENT, Kind.TRY_AGAIN})
+_OK, _TO_ANSWERED = Outcome.OK, TaskState.ANSWERED
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,6 @@ class Settler:
         self._utc = utc
         self._outage = Outage()
         self._alike = Alike()
-        self._sent_at: dict[int, int] = {}
         self._gone: dict[tuple[str, str], Finding] = {}
         self.tally = Tally()
 
@@ -98,7 +98,7 @@ class Settler:
 
     def sending(self, call: Call) -> None:
         """A call is about to leave: what is answered from now on is answered meanwhile."""
-        self._sent_at[call.task_id] = self._outage.answers
+        call.since = self._outage.answers
 
     def has_failed(self, task_id: int) -> bool:
         """Whether this task has failed since it was last answered."""
@@ -122,12 +122,10 @@ class Settler:
             forced_tool=call.forced_tool,
         )
         self.tally.count(finding)
-        if finding.kind not in _SENT_AGAIN:
-            self._sent_at.pop(call.task_id, None)
         kept = self._kept(call, reply, answer, pack)
         if answer is not None and pack is None and not call.in_batch:
             assert kept is not None
-            return self._answered_alone(call, answer, kept, utc, written)
+            return self._answered_alone(call, answer, kept, written)
         one = Ended(call, reply, utc, written, finding, kept)
         match finding.kind:
             case Kind.ANSWERED:
@@ -156,7 +154,7 @@ class Settler:
         return Signal()
 
     def _answered_alone(
-        self, call: Call, answer: Answer, kept: NewAnswer, utc: datetime, written: list[Settlement]
+        self, call: Call, answer: Answer, kept: NewAnswer, written: list[Settlement]
     ) -> Signal:
         """One question, one answer: what nearly every call comes to, and so in as few steps as there can be."""
         fault = self._take_in(call, answer, kept.cost, 1)
@@ -165,13 +163,13 @@ class Settler:
             Settlement(
                 call.id,
                 asked.task_id,
-                Outcome.OK,
+                _OK,
                 _ANSWERED,
                 kept.status,
                 "",
                 kept.request_id,
-                TaskState.ANSWERED,
-                int(utc.timestamp() * 1_000_000),
+                _TO_ANSWERED,
+                0,
                 asked.attempts + 1,
                 0,
                 answer.finish_reason,
@@ -265,7 +263,7 @@ class Settler:
                 call.task_id,
                 outage=finding.outage,
                 sent=finding.kind is not Kind.NOT_SENT,
-                since=self._sent_at.pop(call.task_id, None),
+                since=call.since,
                 remaining=self._remaining(),
             )
             counted, close, release = verdict.counted, verdict.close, verdict.release

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 
 from runner.model import Finding, Kind, Usage
 
+_ANSWERED = Kind.ANSWERED
 
-@dataclass
+
+@dataclass(slots=True)
 class Tally:
     """What this start has done so far: rows settled, tokens, cost in pico-dollars."""
 
@@ -26,7 +28,7 @@ class Tally:
 
     def count(self, finding: Finding) -> None:
         """A call has ended so."""
-        if finding.kind is Kind.ANSWERED:
+        if finding.kind is _ANSWERED:
             self.attempts += 1
             return
         self.attempts += finding.kind not in (Kind.NOT_SENT, Kind.NOT_RUN)

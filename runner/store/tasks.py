@@ -206,7 +206,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             next_answer += 1
         kept = answer_id if one.to == "answered" and call_id == answered_call else None
         if one.tasks == 1 and not one.noted and one.fault is None and one.error is None:
-            answered.append((one.due_at, one.attempts, kept, one.item, one.finish_reason, task_id, call_id))
+            answered.append((one.attempts, kept, one.item, one.finish_reason, task_id, call_id))
             continue
         attempt = (
             (
@@ -232,9 +232,9 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     # What nearly all come to, for half of what it costs to say that nothing is wrong with it.
     moved += bulk.run(
         connection,
-        "UPDATE OR FAIL task SET state = 'answered', due_at = new.column1, attempts = new.column2,"
-        " answer_id = new.column3, item = new.column4, finish_reason = new.column5, fault = NULL, error = NULL"
-        " FROM (VALUES {rows}) AS new WHERE task.id = new.column6 AND task.call_id = new.column7"
+        "UPDATE OR FAIL task SET state = 'answered', attempts = new.column1, answer_id = new.column2,"
+        " item = new.column3, finish_reason = new.column4, fault = NULL, error = NULL"
+        " FROM (VALUES {rows}) AS new WHERE task.id = new.column5 AND task.call_id = new.column6"
         " AND task.state IN ('in_flight', 'batched')",
         answered,
     )

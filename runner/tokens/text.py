@@ -13,6 +13,7 @@ _DIGITS_AND_SIGNS = b"0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 # In UTF-8 the first byte of a character says how many bytes it has.
 _FIRST_OF_THREE = bytes(range(0xE0, 0xF0))
 _FIRST_OF_FOUR = bytes(range(0xF0, 0xF5))
+_WEIGHING_TWO = _DIGITS_AND_SIGNS + _FIRST_OF_THREE
 
 
 def estimate(text_bytes: int) -> int:
@@ -25,10 +26,10 @@ def of_text(text: str) -> int:
     # JSON may hold half a surrogate pair, which strict UTF-8 refuses.
     encoded = text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")
     size = len(encoded)
-    quarters = 2 * size - len(encoded.translate(None, _DIGITS_AND_SIGNS))
+    # Each byte counts one, and these one more: two bytes weigh 2, three 4, four 8.
+    quarters = 2 * size - len(encoded.translate(None, _WEIGHING_TWO))
     if size > len(text):
-        # Each of their bytes counts one already: two bytes weigh 2, three 4, four 8.
-        quarters += _count(encoded, _FIRST_OF_THREE) + 4 * _count(encoded, _FIRST_OF_FOUR)
+        quarters += 4 * (size - len(encoded.translate(None, _FIRST_OF_FOUR)))
     return -(-quarters // 4)
 
 
@@ -40,7 +41,3 @@ def upper_bound(body_bytes: int) -> int:
     not for images, hosted tools or earlier conversations that it points to.
     """
     return body_bytes
-
-
-def _count(encoded: bytes, kinds: bytes) -> int:
-    return len(encoded) - len(encoded.translate(None, kinds))

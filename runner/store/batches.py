@@ -331,10 +331,9 @@ def _seen_text(seen: RemoteBatch) -> str:
     fields = {
         **seen._asdict(),
         "failures": [one._asdict() for one in seen.failures],
-        "usage": None if seen.usage is None else msgspec.structs.asdict(seen.usage),
         "metadata": dict(seen.metadata),
     }
-    return orjson.dumps(fields).decode()
+    return msgspec.json.encode(fields).decode()
 
 
 def _seen(text: str) -> RemoteBatch:

@@ -26,6 +26,9 @@ A run (`RunState`):
 
 An attempt ends as one `Outcome`. Only AMBIGUOUS can cost twice. An attempt online that ended OK is written down as its
 answer, which its tasks point to, and as an attempt of its own once `runner retry` lets them point there no more.
+
+What is made for each row or call is a struct of msgspec: a fifth of the time that a named tuple takes. No ring of
+references goes through one, so that the garbage collector need not look at it (`gc=False`).
 """
 
 from __future__ import annotations

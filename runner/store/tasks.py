@@ -52,8 +52,9 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How a call ended for one task, and where the task goes; or for so many `tasks` that are numbered one after
     another, as their items are. Of the tasks of a packed call the first brings the answer, and all of them are
-    settled in one transaction. `noted` says that the attempt is written down: of a call that was answered online the
-    answer itself says all that its attempt would, for as long as the task points to it."""
+    settled in one transaction. `due_at` counts where a task is to be asked again. `noted` says that the attempt is
+    written down: of a call that was answered online the answer itself says all that its attempt would, for as long as
+    the task points to it."""
 
     call_id: int
     task_id: int

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 import pytest
 from scene import USAGE, Scene, answer_of, chat_body, request_line, request_lines, settlement
@@ -205,6 +206,42 @@ def test_one_late_answer_takes_its_whole_group_back(scene: Scene) -> None:
             settlement(calls[0], first, TaskState.ANSWERED, answer=answer_of(b"2")),
         )
     assert scene.dump() == before
+
+
+class NoState(StrEnum):
+    """A state that no task may have."""
+
+    LOST = "lost"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_the_store_itself_refuses_takes_its_whole_group_back(scene: Scene, packed: bool) -> None:
+    found = [one.task_id for one in ready(scene)]
+    calls = scene.claim(*found)
+    before = scene.dump()
+
+    good = settlement(calls[0], found[0], TaskState.ANSWERED, answer=answer_of(b"1"), noted=False)
+    wrong = settlement(calls[1], found[1], NoState.LOST, tasks=1 + packed)
+    with pytest.raises(StoreUnusable, match="CHECK"):
+        scene.settle(good, settlement(calls[2], found[2], TaskState.READY), wrong)
+    assert scene.dump() == before
+    scene.settle(good)
+    assert scene.states() == ["answered"] + ["in_flight"] * 4
+
+
+@pytest.mark.parametrize("many", [-1, 1_000_000])
+def test_of_equal_questions_the_first_row_is_asked_however_many_tasks_there_are(
+    store: Store, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    monkeypatch.setattr(tasks, "MANY_TASKS", many)
+    scene = Scene(store, request_lines(1))
+    lines = [request_line(f"k{n}", f"question {n % 7}") for n in range(40)]
+    scene.run = scene.new_run(lines, dedupe=True)
+    scene.expand()
+
+    assert [one.line for one in ready(scene)] == [1, 2, 3, 4, 5, 6, 7]
+    numbers = [one.task_id for one in ready(scene)]
+    assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize(

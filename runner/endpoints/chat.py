@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -35,7 +35,7 @@ def check(body: Mapping[str, object]) -> list[tuple[str, str]]:
     messages = body.get("messages")
     if messages is None:
         faults.append(("missing_messages", "the request has no messages"))
-    elif isinstance(messages, str) or not isinstance(messages, Sequence):
+    elif not isinstance(messages, (list, tuple)):
         faults.append(("invalid_messages", "messages is not a list"))
     elif not messages:
         faults.append(("invalid_messages", "messages is an empty list"))

@@ -31,6 +31,8 @@ from runner.sums import ONLINE, RowTotals, Sums, mode_of
 
 __all__ = ["Outputs", "export", "refuse_matrix", "refuse_other_rows"]
 
+_ANSWERED = TaskState.ANSWERED.value
+
 
 def export(store: Store, run: Run, job: Job, outputs: Outputs, prices: Prices | None = None) -> RowTotals:
     """Write a line for each row of a run, the failed ones also to the errors file; what the rows came to.
@@ -103,10 +105,10 @@ def _write_rows(store: Store, run: Run, job: Job, writing: _Writing, prices: Pri
         Packs(partial(SharedBody, connection), run) as packs,
     ):
         for found in rows.settled(connection, run.id, run.series_id):
-            row = packs.own(found) if found.state == TaskState.ANSWERED else found
+            row = packs.own(found) if found.state == _ANSWERED else found
             reused = row.asked_by_run != run.id or row.asked_by_row != row.id
             error = error_of(row, accepted)
-            if row.state == TaskState.ANSWERED:
+            if row.state == _ANSWERED:
                 mode = mode_of(row.tier, job.mode)
                 answers[row.model or "unknown", mode, reused].add(usage_of(row), row.cost)
                 if mode != ONLINE and prices is not None and not reused:

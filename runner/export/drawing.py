@@ -25,6 +25,7 @@ FINISH_ADVICE = {
     "content_filter": "the answer was filtered: change the row, or set on_content_filter: accept",
     "refusal": "the model refused to answer: change the row, or set on_refusal: accept",
 }
+_ANSWERED = TaskState.ANSWERED.value
 _TOOL_FIELDS = ("tools", "tool_choice", "function_call")
 
 
@@ -48,7 +49,7 @@ def error_of(row: Settled, accepted: frozenset[str] | None) -> dict[str, Any] | 
             "status": None,
             "attempts": 0,
         }
-    if row.state == TaskState.ANSWERED:
+    if row.state == _ANSWERED:
         if row.fault is not None:
             return {**orjson.loads(row.fault), "status": row.status, "attempts": row.attempts}
         if accepted is None or row.finish_reason in accepted:

@@ -72,7 +72,7 @@ def add(connection: Connection, rows: list[NewRow]) -> None:
     faulty: list[tuple[object, ...]] = []
     for row in rows:
         if row.fault is None and row.hash is not None:
-            good.append((row.id, row.key, bulk.blob(row.record), bulk.blob(row.hash)))
+            good.append((row.id, row.key, bulk.blob(row.record), bytearray(row.hash)))
         else:
             faulty.append((row.id, row.key, row.record, row.hash, row.fault))
     if good:

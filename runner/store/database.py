@@ -102,7 +102,11 @@ class Store:
             )
         store = cls(path)
         store._looking = True
-        upgrade.refuse_other_version(store)
+        try:
+            upgrade.refuse_other_version(store)
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def __enter__(self) -> Store:
@@ -298,8 +302,12 @@ def _engine(path: Path, pragmas: tuple[str, ...], *, read_only: bool) -> Engine:
         connection = sqlite3.connect(
             uri, uri=True, check_same_thread=False, isolation_level=None, cached_statements=STATEMENTS
         )
-        for pragma in pragmas:
-            connection.execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     # The writer is one connection for the whole process; readers come and go.

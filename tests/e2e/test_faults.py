@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from decimal import Decimal
 from email.utils import formatdate
 from itertools import pairwise
@@ -389,7 +390,8 @@ def test_a_200_of_the_wrong_shape_is_kept_and_the_row_asked_again(
     }
     server.script = first_time(wrong)
     assert cli("run", requests_file(12), "-o", "out.jsonl").code == 0
-    kept = [body for (body,) in sqlite3.connect(store).execute("SELECT body FROM answer ORDER BY id")]
+    with closing(sqlite3.connect(store)) as database:
+        kept = [body for (body,) in database.execute("SELECT body FROM answer ORDER BY id")]
     assert len(kept) == 12 + 3
     for fault in wrong.values():
         assert fault.body in kept

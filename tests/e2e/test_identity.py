@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,8 @@ def files_of(output: Path) -> dict[str, tuple[str, int, int]]:
 
 def runs_in(store: Path) -> list[str]:
     """The names of the runs in a store, oldest first."""
-    return [name for (name,) in sqlite3.connect(store).execute("SELECT name FROM run ORDER BY id")]
+    with closing(sqlite3.connect(store)) as database:
+        return [name for (name,) in database.execute("SELECT name FROM run ORDER BY id")]
 
 
 @pytest.fixture

@@ -180,7 +180,8 @@ def test_an_escaped_nul_is_allowed() -> None:
         (b'{"a":"x\ty"}', "control_character", 7),
         (b'{"a":"\xc3\xa9\ty"}', "control_character", 8),
         (b'{"a":\x0b1}', "control_character", 5),
-        (b'{"a":1,}', "invalid_json", 7),
+        # Python 3.13 points at the comma, those before it at what comes instead of a field.
+        (b'{"a":1,}', "invalid_json", 6 if sys.version_info >= (3, 13) else 7),
         (b'{"a":01}', "invalid_json", 6),
         (b'{"\xc3\xa9":tru}', "invalid_json", 6),
         (b'{"a":"\\x"}', "invalid_json", 6),

@@ -69,8 +69,7 @@ class Inflow:
     def wait(self, size: int) -> None:
         """So many bytes of answers wait to be stored now."""
         self.waiting = size
-        if self._held:
-            self._look()
+        self._look()
 
     def nudge(self) -> None:
         """To be told each second: where nothing has come since the last time, one connection more reads on, for the

@@ -48,10 +48,6 @@ class Landing:
         self._wait(-size)
 
     def _take(self) -> list[tuple[Flight, Reply]]:
-        if len(self._landed) <= HANDFUL and self._bytes <= HANDFUL_BYTES:
-            taken, self._landed, self._bytes = self._landed, [], 0
-            self._arrival.clear()
-            return taken
         count = handful([reply for _, reply in self._landed[:HANDFUL]])
         taken, self._landed = self._landed[:count], self._landed[count:]
         self._bytes -= sum(len(reply.body) for _, reply in taken)

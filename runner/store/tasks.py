@@ -206,7 +206,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             answer_id, answered_call = next_answer, call_id
             next_answer += 1
         kept = answer_id if one.to == "answered" and call_id == answered_call else None
-        if one.tasks == 1 and not one.noted and one.fault is None and one.error is None:
+        if kept is not None and one.tasks == 1 and not one.noted and one.fault is None and one.error is None:
             answered.append((one.attempts, kept, one.item, one.finish_reason, task_id, call_id))
             continue
         attempt = (

@@ -25,6 +25,12 @@ def test_the_collector_rests_while_modules_are_imported() -> None:
     assert gc.isenabled()
 
 
+def said(code: str) -> str:
+    """What a Python of its own prints."""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ended.stdout
+
+
 def test_the_collector_works_again_after_an_import_that_failed() -> None:
     with pytest.raises(ImportError), importing():
         raise ImportError("no such module")
@@ -34,26 +40,12 @@ def test_the_collector_works_again_after_an_import_that_failed() -> None:
 
 @pytest.mark.parametrize("module", ["runner.cli.run, runner.engine", "runner.cli.status, runner.standing"])
 def test_what_only_some_starts_need_is_imported_when_it_is_needed(module: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-c", f"import sys, {module}; print([m for m in {LATER!r} if m in sys.modules])"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert said.stdout == "[]\n"
+    assert said(f"import sys, {module}; print([m for m in {LATER!r} if m in sys.modules])") == "[]\n"
 
 
 def test_the_first_start_of_a_store_needs_no_migrations(tmp_path: Path) -> None:
     opening = f"from runner.store.database import Store; Store.open({str(tmp_path / 's.db')!r}).close()"
-    said = subprocess.run(
-        [sys.executable, "-c", f"import sys; {opening}; print('alembic' in sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-    assert said.stdout == "False\n"
+    assert said(f"import sys; {opening}; print('alembic' in sys.modules)") == "False\n"
 
 
 def test_a_start_that_finds_its_series_running_says_so_before_it_imports_what_runs_it(tmp_path: Path) -> None:

@@ -229,6 +229,14 @@ def test_what_the_store_itself_refuses_takes_its_whole_group_back(scene: Scene, 
     assert scene.states() == ["answered"] + ["in_flight"] * 4
 
 
+@pytest.mark.parametrize("to", [TaskState.READY, TaskState.HELD, TaskState.FAILED])
+def test_what_is_not_written_down_goes_where_it_says_all_the_same(scene: Scene, to: TaskState) -> None:
+    task = ready(scene)[0].task_id
+    [call] = scene.claim(task)
+    scene.settle(settlement(call, task, to, noted=False))
+    assert scene.states()[0] == to
+
+
 @pytest.mark.parametrize("many", [-1, 1_000_000])
 def test_of_equal_questions_the_first_row_is_asked_however_many_tasks_there_are(
     store: Store, monkeypatch: pytest.MonkeyPatch, many: int
